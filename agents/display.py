@@ -1,0 +1,74 @@
+"""What a person sees while a population trains: a bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+RECENT_EPISODES = 100
+PLAIN_SECONDS = 5.0
+BAR_SECONDS = 0.2
+
+
+class Status(NamedTuple):
+    """What there is to show at a step."""
+
+    step: int
+    total_steps: int
+    steps_per_second: float
+    recent_return: float
+    loss: float
+
+
+class Display:
+    """Shows progress; `say` prints a line without disturbing the bar."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self.seconds = BAR_SECONDS if console.is_terminal else PLAIN_SECONDS
+        self._next = 0.0
+        self._bar: Progress | None = None
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def episode(self, episode_return: float) -> None:
+        """Take note of an episode that ended, for the recent return."""
+        self.recent.append(episode_return)
+
+    def show_sometimes(self, now: float, status: Callable[[float], Status]) -> None:
+        """Show how things stand if the last time is a while ago; `status(recent return)` is asked only then."""
+        if now >= self._next:
+            self._next = now + self.seconds
+            self.show(status(float(np.mean(self.recent)) if self.recent else float("nan")))
+
+    def show(self, status: Status) -> None:
+        """Show how things stand."""
+        words = f"{status.steps_per_second:,.0f} steps/s  recent return {status.recent_return:.1f}  loss {status.loss:.4g}"
+        if not self.console.is_terminal:
+            left = (status.total_steps - status.step) / max(status.steps_per_second, 1e-9)
+            self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {left:.0f} s left")
+            return
+        if self._bar is None:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.console)
+            self._bar.add_task("", total=status.total_steps)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=status.step, description=words)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def quiet() -> Display:
+    """A display that shows nothing."""
+    return Display(Console(quiet=True, force_terminal=False))

@@ -1,0 +1,158 @@
+"""Deep Q-learning as a value: one run's pure `init`, `act`, `update`. Its parts are choices."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agents.networks import MLP, Network
+from agents.optimizers import Adam, Optimizer, clip_by_global_norm
+from agents.replay import Transitions, UniformReplay
+from agents.schedules import Linear
+from agents.spaces import encode, features, storage
+from agents.target_networks import HardCopy, TargetNetwork
+from rlloss import Huber, QLearning, Target, ValueLoss, empirical_loss, frozen
+from rlloss.checks import in_range
+from rlloss.targets import action_outputs
+
+Parameters = dict[str, Tensor]
+Metrics = dict[str, Tensor]
+
+
+class DQNState(NamedTuple):
+    """All that learning changes."""
+
+    parameters: Parameters
+    target_parameters: Parameters
+    optimizer: NamedTuple
+
+
+@frozen
+class DQN:
+    """Deep Q-network with any value loss, target, network, optimiser and target-network rule.
+
+        θ ← θ − η ∇ 1/n Σ ℓ(Q(s, a; θ), y),  y by `target` from the target network θ⁻
+
+    Floats may differ between the runs of a population, everything else is structure. Counts of steps
+    are environment steps; of each `update_every`, `updates_per_step` gradient steps follow.
+
+    Source: Mnih et al., Human-level control through deep reinforcement learning (2015).
+    """
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    discount: float = 0.99
+    batch_size: int = 64
+    learning_starts: int = 1000
+    update_every: int = 1
+    updates_per_step: int = 1
+    max_gradient_norm: float = 10.0
+    epsilon: Linear = Linear(1.0, 0.05, 0.2)
+    network: Network = MLP()
+    optimizer: Optimizer = Adam()
+    value_loss: ValueLoss = Huber()
+    target: Target = QLearning()
+    target_network: TargetNetwork = HardCopy()
+    replay: UniformReplay = UniformReplay()
+
+    exploration_numbers = 2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise ValueError(f"DQN needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
+        storage(self.observation_space)
+        in_range("discount", self.discount, 0, 1)
+        in_range("batch_size", self.batch_size, 1)
+        in_range("learning_starts", self.learning_starts, 0)
+        in_range("update_every", self.update_every, 1)
+        in_range("updates_per_step", self.updates_per_step, 1)
+        in_range("max_gradient_norm", self.max_gradient_norm, 0, above=True)
+        in_range("epsilon.start", self.epsilon.start, 0, 1)
+        in_range("epsilon.end", self.epsilon.end, 0, 1)
+        if self.replay.capacity < self.batch_size:
+            raise ValueError(f"replay.capacity {self.replay.capacity} is smaller than batch_size {self.batch_size}; raise the one or lower the other")
+
+    def init(self, generator: torch.Generator) -> DQNState:
+        """The state before the first update: the target network equals the online network."""
+        outputs = int(self.action_space.n) * self.value_loss.outputs
+        parameters = self.network.init(generator, features(self.observation_space), outputs)
+        return DQNState(parameters, {name: p.clone() for name, p in parameters.items()}, self.optimizer.init(parameters))
+
+    def outputs(self, parameters: Parameters, observation: Tensor) -> Tensor:
+        """The head's outputs [batch, actions, outputs] for stored observations [batch, …]."""
+        flat = self.network(parameters, encode(self.observation_space, observation))
+        return flat.unflatten(-1, (int(self.action_space.n), self.value_loss.outputs))
+
+    def act(self, state: DQNState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> Tensor:
+        """ε-greedy actions [environments], counted from 0.
+
+        Args:
+            state: the learner.
+            observation: [environments, …].
+            uniforms: [environments, 2] in [0, 1): whether to explore, and where to.
+            progress: share of the training done, 0-dim.
+            explore: 1 to explore with ε of the schedule, 0 for the greedy policy, 0-dim.
+        """
+        values = self.value_loss.value(self.outputs(state.parameters, observation))
+        greedy, actions = values.argmax(-1), values.shape[-1]
+        anywhere = (uniforms[:, 1] * actions).long().clamp(max=actions - 1)
+        return torch.where(uniforms[:, 0] < explore * self.epsilon(progress), anywhere, greedy)
+
+    def update(self, state: DQNState, batch: Transitions, progress: Tensor) -> tuple[DQNState, Metrics]:
+        """One gradient step on a batch, and what can be told of it."""
+        target = self.target(
+            self.value_loss,
+            batch.reward,
+            self.discount * (1 - batch.terminated),
+            target=lambda: self.outputs(state.target_parameters, batch.next_observation),
+            online=lambda: self.outputs(state.parameters, batch.next_observation),
+        )
+
+        def objective(parameters: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            outputs = action_outputs(self.outputs(parameters, batch.observation), batch.action)
+            losses = self.value_loss(outputs, target)
+            return empirical_loss(losses), (losses.mean(), self.value_loss.value(outputs))
+
+        gradient, (total, (loss, value)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
+        gradient, norm = clip_by_global_norm(gradient, self.max_gradient_norm)
+        parameters, optimizer = self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
+        tracked = self.target_network.track(state.target_parameters, parameters)
+        td_error = value - self.value_loss.expected(target)
+        metrics = {"loss/value": loss, "loss/total": total, "gradient/norm": norm, "td_error": td_error, "value": value}
+        return DQNState(parameters, tracked, optimizer), metrics
+
+    @property
+    def refresh_every(self) -> int:
+        """Environment steps between two calls of `refresh`; 0 for never."""
+        return self.target_network.every
+
+    def refresh(self, state: DQNState) -> DQNState:
+        """The state with the target network renewed."""
+        return state._replace(target_parameters=self.target_network.refresh(state.target_parameters, state.parameters))
+
+    def schedules(self, progress: Tensor) -> dict[str, float]:
+        """What the schedules say at this progress, by TensorBoard tag."""
+        return {
+            "schedule/epsilon": float(self.epsilon(progress)),
+            "schedule/learning_rate": float(self.optimizer.rate(progress)),
+        }
+
+    def report(self, metrics: Metrics) -> dict[str, float]:
+        """The metrics of one update as numbers, by TensorBoard tag."""
+        error = metrics["td_error"]
+        magnitude = error.abs().numpy()
+        p50, p95 = np.percentile(magnitude, (50, 95))
+        numbers = {
+            "loss/value": float(metrics["loss/value"]),
+            "loss/total": float(metrics["loss/total"]),
+            "gradient/norm": float(metrics["gradient/norm"]),
+            "value/mean": float(metrics["value"].mean()),
+            "td_error/abs_mean": float(magnitude.mean()),
+            "td_error/abs_p50": float(p50),
+            "td_error/abs_p95": float(p95),
+        }
+        if hasattr(self.value_loss, "linear_zone"):
+            numbers["td_error/linear_zone_share"] = float(self.value_loss.linear_zone(error).float().mean())
+        return numbers

@@ -1,0 +1,154 @@
+"""Gymnasium environments as values, and the running episodes of a population."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from agents.spaces import storage
+from agents.streams import episode_seed
+
+EXTRAS = {
+    "LunarLander": "box2d", "BipedalWalker": "box2d", "CarRacing": "box2d", "ALE/": "atari",
+    "HalfCheetah": "mujoco", "Hopper": "mujoco", "Walker2d": "mujoco", "Ant": "mujoco", "Humanoid": "mujoco",
+    "Swimmer": "mujoco", "Reacher": "mujoco", "Pusher": "mujoco", "Inverted": "mujoco",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Gymnasium environment that can be made any number of times.
+
+    `id` may name a package to import first ("their_package:TheirEnv-v0"), `arguments` go to the
+    constructor, `wrappers` are applied in their order.
+    """
+
+    id: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: Mapping[str, Callable[[gymnasium.Env], gymnasium.Env]] = field(default_factory=dict)
+
+    def make(self) -> gymnasium.Env:
+        """A new environment; raises ValueError in one line, with what to install, where that fails."""
+        try:
+            environment = gymnasium.make(self.id, disable_env_checker=True, **self.arguments)
+        except Exception as error:  # Constructors raise anything; a person wants one line of it.
+            raise ValueError(_why(self.id, error)) from error
+        for name, wrap in self.wrappers.items():
+            try:
+                environment = wrap(environment)
+            except Exception as error:
+                raise ValueError(f"wrapper {name} can't be put around {self.id}: {error}") from error
+        return environment
+
+
+def _why(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
+    if extra and isinstance(error, (gymnasium.error.DependencyNotInstalled, gymnasium.error.NamespaceNotFound, ImportError)):
+        return f"environment {name} needs the extra {extra}: pip install 'rlloss[{extra}]'"
+    if isinstance(error, gymnasium.error.UnregisteredEnv):
+        return f"there is no environment {name}: {reason}"
+    return f"environment {name} can't be made: {type(error).__name__}: {reason}"
+
+
+class Ended(NamedTuple):
+    """An episode that ended: its run, its environment's place in the run, and the undiscounted return."""
+
+    run: int
+    place: int
+    episode_return: float
+    length: int
+
+
+@dataclass
+class Episode:
+    """A running episode. (seed, actions) is all that an environment's state is made of."""
+
+    index: int
+    seed: int
+    actions: list[int]
+    episode_return: float = 0.0
+
+
+class Episodes:
+    """The environments of all runs, stepped together; every episode starts from a seed of its own.
+
+    `observation` is what to act on. After `step`, `next_observation` [runs, environments, …] holds the
+    true successors, last observations included; `advance` then starts new episodes where old ones ended.
+    """
+
+    def __init__(self, environments: Sequence[Environment], seeds: Sequence[int], num_envs: int) -> None:
+        self.seeds, self.num_envs = tuple(seeds), num_envs
+        self.environments = [environment.make() for environment in environments for _ in range(num_envs)]
+        shape, dtype = storage(self.environments[0].observation_space)
+        size = (len(seeds), num_envs)
+        self.first_action = int(getattr(self.environments[0].action_space, "start", 0))
+        dtype = str(dtype).removeprefix("torch.")
+        self.observation = np.zeros((*size, *shape), dtype)
+        self.next_observation = np.zeros((*size, *shape), dtype)
+        self.action = np.zeros(size, np.int64)
+        self.reward = np.zeros(size, np.float32)
+        self.terminated = np.zeros(size, np.float32)
+        self.running: list[Episode] = [None] * len(self.environments)
+        self.done: list[int] = []
+
+    def begin(self) -> None:
+        """Start the first episode everywhere."""
+        for place in range(len(self.environments)):
+            self._start(place, 0)
+
+    def step(self, actions: np.ndarray) -> list[Ended]:
+        """Take actions [runs, environments], counted from 0; returns the episodes that ended."""
+        self.action[:] = actions
+        next_observation = self.next_observation.reshape(len(self.environments), *self.next_observation.shape[2:])
+        rewards, terminations, ended = [], [], []
+        for place, action in enumerate(actions.ravel().tolist()):
+            observation, reward, terminated, truncated, _ = self.environments[place].step(action + self.first_action)
+            next_observation[place] = observation
+            rewards.append(reward)
+            terminations.append(terminated)
+            episode = self.running[place]
+            episode.actions.append(action)
+            episode.episode_return += float(reward)
+            if terminated or truncated:
+                self.done.append(place)
+                ended.append(Ended(*divmod(place, self.num_envs), episode.episode_return, len(episode.actions)))
+        self.reward.ravel()[:] = rewards
+        self.terminated.ravel()[:] = terminations
+        return ended
+
+    def advance(self) -> None:
+        """Move on to the successors, and to the first observation of a new episode where one ended."""
+        np.copyto(self.observation, self.next_observation)
+        for place in self.done:
+            self._start(place, self.running[place].index + 1)
+        self.done.clear()
+
+    def _start(self, place: int, index: int) -> None:
+        run, number = divmod(place, self.num_envs)
+        seed = episode_seed(self.seeds[run], "episodes", number, index)
+        self.running[place] = Episode(index, seed, [])
+        self.observation[run, number], _ = self.environments[place].reset(seed=seed)
+
+    def resume(self, run: int, episodes: Sequence[Episode], observation: np.ndarray) -> None:
+        """Bring one run's environments back to where they were by repeating each episode's actions.
+
+        Raises RuntimeError if an environment does not repeat itself, judged by its observation.
+        """
+        for number, episode in enumerate(episodes):
+            place = run * self.num_envs + number
+            environment = self.environments[place]
+            current, _ = environment.reset(seed=episode.seed)
+            for action in episode.actions:
+                current, *_ = environment.step(action + self.first_action)
+            self.running[place] = episode
+            self.observation[run, number] = current
+        if not np.array_equal(self.observation[run], observation):
+            raise RuntimeError("the environment does not repeat itself from a seed and the same actions, so this run can't be continued exactly")
+
+    def close(self) -> None:
+        """Close all environments."""
+        for environment in self.environments:
+            environment.close()

@@ -1,0 +1,78 @@
+"""Greedy evaluation: whole episodes from seeds of their own, never those of training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+
+from agents.streams import episode_seed
+from rlloss.checks import in_range
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When and how long to evaluate: `episodes` episodes every `every` steps (0: only at the end).
+
+    An episode longer than `max_steps` is cut there, so that a policy that never ends can't hang a run.
+    """
+
+    every: int = 10_000
+    episodes: int = 20
+    max_steps: int = 27_000
+
+    def __post_init__(self) -> None:
+        in_range("every", self.every, 0)
+        in_range("episodes", self.episodes, 1)
+        in_range("max_steps", self.max_steps, 1)
+
+
+def evaluate(act: Callable[[np.ndarray], np.ndarray], environments: Sequence[gymnasium.Env], observation: np.ndarray, seeds: Sequence[int], step: int, evaluation: Evaluation) -> list[list[float]]:
+    """The returns of `evaluation.episodes` greedy episodes of every run.
+
+    Args:
+        act: observations [runs, environments, …] → actions [runs, environments], counted from 0.
+        environments: as many a run as training has, run after run.
+        observation: an array [runs, environments, …] to work in.
+        seeds: each run's seed; episodes depend on it and on `step` alone.
+        step: the environment step of training at which this happens.
+        evaluation: how many episodes, how long.
+    """
+    runs, width = observation.shape[:2]
+    first_action = int(getattr(environments[0].action_space, "start", 0))
+    returns = [[0.0] * evaluation.episodes for _ in range(runs)]
+    steps = np.zeros((runs, width), np.int64)
+    current = np.tile(np.arange(width), (runs, 1))
+
+    def start(run: int, place: int) -> None:
+        seed = episode_seed(seeds[run], "evaluation", step, int(current[run, place]))
+        observation[run, place], _ = environments[run * width + place].reset(seed=seed)
+        steps[run, place] = 0
+
+    active = {(run, place) for run in range(runs) for place in range(width) if place < evaluation.episodes}
+    for run, place in sorted(active):
+        start(run, place)
+    while active:
+        actions = act(observation)
+        for run, place in sorted(active):
+            environment = environments[run * width + place]
+            observation[run, place], reward, terminated, truncated, _ = environment.step(int(actions[run, place]) + first_action)
+            returns[run][current[run, place]] += float(reward)
+            steps[run, place] += 1
+            if terminated or truncated or steps[run, place] >= evaluation.max_steps:
+                current[run, place] += width
+                if current[run, place] < evaluation.episodes:
+                    start(run, place)
+                else:
+                    active.remove((run, place))
+    return returns
+
+
+def summary(returns: Sequence[float]) -> dict[str, float]:
+    """Mean, standard deviation, minimum and maximum of returns, by TensorBoard tag."""
+    return {
+        "evaluation/return_mean": float(np.mean(returns)),
+        "evaluation/return_std": float(np.std(returns)),
+        "evaluation/return_min": float(np.min(returns)),
+        "evaluation/return_max": float(np.max(returns)),
+    }

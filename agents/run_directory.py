@@ -1,0 +1,131 @@
+"""A run's directory: who owns it, its checkpoints and its result. Every write is whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+CONFIG, RESULT, LOCK = "config.yaml", "result.json", "lock"
+CHECKPOINT = "checkpoint-"
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that can't be used, in one line."""
+
+
+def refuse_used(directory: Path) -> None:
+    """Raise RunDirectoryError if a run lives in this directory already, or nobody can write there."""
+    if (directory / CONFIG).exists():
+        raise RunDirectoryError(f"{directory} already holds a run; continue it with resume={directory} or choose another directory")
+    parent = directory
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise RunDirectoryError(f"can't write to {directory}: {parent} is {'not writable' if parent.is_dir() else 'not a directory'}; choose another hydra.run.dir")
+
+
+def claim(directory: Path, config: Mapping[str, Any]) -> None:
+    """Make the directory this run's own by creating its config file, which only one process can do.
+
+    Raises RunDirectoryError if another run has it.
+    """
+    refuse_used(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / CONFIG).open("x") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    except OSError as error:
+        raise RunDirectoryError(f"can't write to {directory}: {error.strerror}; choose another hydra.run.dir") from error
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory while training; the system frees it when the process dies, however it dies.
+
+    Raises RunDirectoryError if another process holds it.
+    """
+    try:
+        with FileLock(directory / LOCK, blocking=False):
+            yield
+    except Timeout as error:
+        raise RunDirectoryError(f"another process is training in {directory}") from error
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The resolved config of the run that lives here; raises RunDirectoryError if none does."""
+    path = directory / CONFIG
+    if not path.is_file():
+        raise RunDirectoryError(f"{directory} is not a run directory: it has no {CONFIG}")
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
+def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+    """Write the checkpoint of a step beside older ones and make sure it is on the disk."""
+    final = directory / f"{CHECKPOINT}{step:012d}"
+    if final.exists():
+        return  # A step has one state, and it is there already.
+    made = Path(tempfile.mkdtemp(prefix=".checkpoint-", dir=directory))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made / "state.safetensors")
+    (made / "state.json").write_text(json.dumps(rest))
+    for path in (made / "state.safetensors", made / "state.json", made):
+        _to_disk(path)
+    os.replace(made, final)
+    _to_disk(directory)
+
+
+def drop_checkpoints(directory: Path, keep: int) -> None:
+    """Delete all checkpoints but that of step `keep`, and what killed processes left half-written."""
+    for path in [*directory.glob(f"{CHECKPOINT}*"), *directory.glob(f".{CHECKPOINT}*")]:
+        if path.name != f"{CHECKPOINT}{keep:012d}":
+            shutil.rmtree(path)
+
+
+def newest_checkpoint(directories: Sequence[Path]) -> int:
+    """The last step for which all these runs have a checkpoint; raises RunDirectoryError if there is none."""
+    steps = [{int(path.name.removeprefix(CHECKPOINT)) for path in directory.glob(f"{CHECKPOINT}*")} for directory in directories]
+    common = set.intersection(*steps)
+    if not common:
+        listing = ", ".join(str(directory) for directory, found in zip(directories, steps, strict=True) if not found) or "these runs together"
+        raise RunDirectoryError(f"no checkpoint in {listing}: the run stopped before its first one, so start it again elsewhere")
+    return max(common)
+
+
+def load_checkpoint(directory: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the rest of the checkpoint of a step; raises RunDirectoryError if it can't be read."""
+    path = directory / f"{CHECKPOINT}{step:012d}"
+    try:
+        return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunDirectoryError(f"{path} can't be read: {error}") from error
+
+
+def write_result(directory: Path, result: Mapping[str, Any]) -> None:
+    """Write result.json whole or not at all."""
+    made = directory / f".{RESULT}"
+    made.write_text(json.dumps(result, indent=2) + "\n")
+    _to_disk(made)
+    os.replace(made, directory / RESULT)
+
+
+def read_result(directory: Path) -> dict[str, Any] | None:
+    """What result.json says, None before a run is complete."""
+    path = directory / RESULT
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

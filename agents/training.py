@@ -1,0 +1,366 @@
+"""The training loop: a list of runs of one structure is trained as one population."""
+
+import contextlib
+import dataclasses
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from agents import run_directory
+from agents.display import Display, Status, quiet
+from agents.environments import Ended, Environment, Episode, Episodes
+from agents.evaluation import Evaluation, evaluate, summary
+from agents.event_log import EventLog, flat_hyperparameters
+from agents.machine import raise_malloc_thresholds, threads
+from agents.population import Population, unstack
+from agents.replay import write
+
+PHASES = ("act", "step", "store", "sample", "update", "log")
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that determines one run. Runs trained together differ in floats, seeds and directories only.
+
+    `directory` None writes nothing; `config` is what the run was built from, kept for the record.
+    """
+
+    agent: Any
+    environment: Environment
+    seed: int = 0
+    total_steps: int = 50_000
+    num_envs: int = 1
+    evaluation: Evaluation = Evaluation()
+    log_every: int = 1000
+    checkpoint_every: int = 10_000
+    directory: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run; `complete` is False where it was stopped before its last step."""
+
+    seed: int
+    complete: bool
+    steps: int
+    updates: int
+    wall_seconds: float
+    compile_seconds: float
+    evaluation_returns: list[float]
+    phases: dict[str, float]
+    learner: Any
+    directory: Path | None
+
+
+def train(runs: Sequence[Run], *, compile: bool = True, resume: bool = False, display: Display | None = None) -> list[Result]:
+    """Train runs of one structure together; each ends as if it had been trained alone.
+
+    Args:
+        runs: one or more; only floats, seeds and directories differ.
+        compile: compile ahead of time (seconds, once per structure), else run eagerly.
+        resume: continue every run from the newest checkpoint in its directory.
+        display: where progress is shown; None for silence.
+
+    Raises:
+        ValueError: the runs differ in structure, an environment can't be made, or a directory is in use.
+    """
+    _check_together(runs)
+    raise_malloc_thresholds()
+    with contextlib.ExitStack() as stack, threads(len(runs)):
+        for run in runs:
+            if run.directory and not resume:
+                run_directory.claim(run.directory, run.config)
+            if run.directory:
+                stack.enter_context(run_directory.locked(run.directory))
+        training = Training(runs, compile, display or quiet())
+        stack.callback(training.close)
+        if resume:
+            training.restore()
+        else:
+            training.begin()
+        stopped = stack.enter_context(_interruptible())
+        training.loop(stopped)
+        return training.finish()
+
+
+class Training:
+    """The whole state of a population in training, and the loop that moves it on."""
+
+    def __init__(self, runs: Sequence[Run], compile: bool, display: Display) -> None:
+        self.runs, self.settings, self.display = runs, runs[0], display
+        self.agent = self.settings.agent
+        seeds = [run.seed for run in runs]
+        started = time.perf_counter()
+        self.episodes = Episodes([run.environment for run in runs], seeds, self.settings.num_envs)
+        self.population = Population([run.agent for run in runs], seeds, self.settings.num_envs, compile=compile, say=display.say)
+        self.compile_seconds = time.perf_counter() - started
+        self.step = self.updates = 0
+        self.wall_seconds = 0.0
+        self.phases = dict.fromkeys(PHASES, 0.0)
+        self.logs: list[EventLog | None] = []
+        self.evaluators: list[Any] = []
+        self.evaluation_returns: list[list[float]] = [[] for _ in runs]
+        self._resumed = self._logged = (0, 0, 0.0)
+
+    def begin(self) -> None:
+        """Start from step 0."""
+        self.episodes.begin()
+        self.logs = [EventLog(run.directory) if run.directory else None for run in self.runs]
+        for run, log in zip(self.runs, self.logs, strict=True):
+            if log:
+                log.text("config", _as_markdown(run.config))
+                log.hyperparameters(*_hyperparameters(run.config))
+        self.checkpoint()
+
+    def loop(self, stopped: Callable[[], bool]) -> None:
+        """Act, step, store, sample, update, log, until the last step or until stopped."""
+        agent, population, episodes, phases = self.agent, self.population, self.episodes, self.phases
+        memory, num_envs, total_steps = population.memory_arrays, self.settings.num_envs, self.settings.total_steps
+        clock, started = time.perf_counter, time.perf_counter() - self.wall_seconds
+        self._resumed = self._logged = (self.step, self.updates, self.wall_seconds)
+        lap = clock()
+        while self.step < total_steps and not stopped():
+            progress = self.step / total_steps
+            actions = population.act(episodes.observation, self.step // num_envs, progress)
+            lap, phases["act"] = clock(), phases["act"] + clock() - lap
+
+            ended = episodes.step(actions)
+            lap, phases["step"] = clock(), phases["step"] + clock() - lap
+
+            write(memory, self.step, episodes.observation, episodes.action, episodes.reward, episodes.terminated, episodes.next_observation)
+            episodes.advance()
+            self.step += num_envs
+            lap, phases["store"] = clock(), phases["store"] + clock() - lap
+
+            for _ in range(self._updates_due()):
+                population.sample(self.updates, self.step)
+                lap, phases["sample"] = clock(), phases["sample"] + clock() - lap
+                population.update(progress)
+                self.updates += 1
+                lap, phases["update"] = clock(), phases["update"] + clock() - lap
+            if self._due(agent.refresh_every):
+                population.refresh()
+
+            self.wall_seconds = lap - started
+            self._log(ended, progress)
+            lap, phases["log"] = clock(), phases["log"] + clock() - lap
+
+    def _due(self, every: int) -> int:
+        """How many multiples of `every` the last step has passed; 0 if `every` is 0."""
+        return self.step // every - (self.step - self.settings.num_envs) // every if every else 0
+
+    def _updates_due(self) -> int:
+        started = self.step > self.agent.learning_starts
+        return self._due(self.agent.update_every) * self.agent.updates_per_step if started else 0
+
+    def _log(self, ended: Sequence[Ended], progress: float) -> None:
+        for episode in ended:
+            self.display.episode(episode.episode_return)
+            if self.logs[episode.run]:
+                self.logs[episode.run].scalars(self.step, {"rollout/episode_return": episode.episode_return, "rollout/episode_length": episode.length})
+        if self._due(self.settings.log_every):
+            self._log_learning(progress)
+        self.display.show_sometimes(time.perf_counter(), self._status)
+        if self._due(self.settings.evaluation.every) and self.step < self.settings.total_steps:
+            self._evaluate()
+        if self._due(self.settings.checkpoint_every) and self.step < self.settings.total_steps:
+            self.checkpoint()
+
+    def _log_learning(self, progress: float) -> None:
+        step, updates, wall_seconds = self._logged
+        seconds = max(self.wall_seconds - wall_seconds, 1e-9)
+        self._logged = (self.step, self.updates, self.wall_seconds)
+        spent = max(sum(self.phases.values()), 1e-9)
+        times = {"time/steps_per_second": (self.step - step) / seconds, "time/updates_per_second": (self.updates - updates) / seconds}
+        times |= {f"time/{phase}_share": self.phases[phase] / spent for phase in PHASES}
+        for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
+            if log:
+                metrics = self.population.metrics_of(index)
+                values = run.agent.report(metrics) if metrics else {}
+                log.scalars(self.step, values | run.agent.schedules(torch.tensor(progress)) | times)
+                log.flush_sometimes()
+
+    def _status(self, recent_return: float) -> Status:
+        step, _, wall_seconds = self._resumed
+        rate = (self.step - step) * len(self.runs) / max(self.wall_seconds - wall_seconds, 1e-9)
+        loss = self.population.metrics.get("loss/value")
+        return Status(self.step, self.settings.total_steps, rate, recent_return, float(loss.mean()) if loss is not None else float("nan"))
+
+    def _evaluate(self) -> None:
+        """Evaluate every run's greedy policy at this step and log it."""
+        if not self.evaluators:
+            self.evaluators = [run.environment.make() for run in self.runs for _ in range(self.settings.num_envs)]
+        progress = self.step / self.settings.total_steps
+
+        def act(observation: np.ndarray) -> np.ndarray:
+            return self.population.act(observation, None, progress)
+
+        seeds = [run.seed for run in self.runs]
+        working = np.zeros_like(self.episodes.observation)
+        self.evaluation_returns = evaluate(act, self.evaluators, working, seeds, self.step, self.settings.evaluation)
+        for log, returns in zip(self.logs, self.evaluation_returns, strict=True):
+            if log:
+                log.scalars(self.step, summary(returns))
+
+    def checkpoint(self) -> None:
+        """Save the whole state of every run that has a directory."""
+        for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
+            if log:
+                log.flush()
+                run_directory.save_checkpoint(run.directory, self.step, self._tensors(index), self._rest(index))
+        for run in self.runs:
+            if run.directory:
+                run_directory.drop_checkpoints(run.directory, keep=self.step)
+
+    def _tensors(self, index: int) -> dict[str, torch.Tensor]:
+        filled = min(self.step, self.agent.replay.capacity)
+        tensors = {f"learner{name}": leaf for name, leaf in _named(unstack(self.population.learner, index))}
+        tensors |= {f"memory{name}": leaf[:filled] for name, leaf in _named(unstack(self.population.memory, index))}
+        tensors |= {f"metrics/{name}": leaf for name, leaf in self.population.metrics_of(index).items()}
+        return tensors | {"observation": torch.from_numpy(self.episodes.observation[index])}
+
+    def _rest(self, index: int) -> dict[str, Any]:
+        width = self.settings.num_envs
+        running = self.episodes.running[index * width : (index + 1) * width]
+        return {
+            "step": self.step,
+            "updates": self.updates,
+            "wall_seconds": self.wall_seconds,
+            "event_bytes": self.logs[index].size,
+            "episodes": [dataclasses.asdict(episode) for episode in running],
+        }
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint that all runs have."""
+        self.step = run_directory.newest_checkpoint([run.directory for run in self.runs])
+        metrics = []
+        for index, run in enumerate(self.runs):
+            tensors, rest = run_directory.load_checkpoint(run.directory, self.step)
+            filled = min(self.step, self.agent.replay.capacity)
+            try:
+                for name, leaf in _named(unstack(self.population.learner, index)):
+                    leaf.copy_(tensors[f"learner{name}"])
+                for name, leaf in _named(unstack(self.population.memory, index)):
+                    leaf[:filled] = tensors[f"memory{name}"]
+            except (KeyError, RuntimeError) as error:
+                raise run_directory.RunDirectoryError(f"the checkpoint in {run.directory} is of another structure: {error}") from error
+            metrics.append({name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name.startswith("metrics/")})
+            self.updates, self.wall_seconds = rest["updates"], rest["wall_seconds"]
+            self.episodes.resume(index, [Episode(**episode) for episode in rest["episodes"]], tensors["observation"].numpy())
+            self.logs.append(EventLog(run.directory, rest["event_bytes"]))
+        self.population.metrics = metrics[0] if len(metrics) == 1 else pytree.tree_map(lambda *leaves: torch.stack(leaves), *metrics)
+
+    def finish(self) -> list[Result]:
+        """Evaluate and close a training that came to its end, save everything, and say what came of it."""
+        complete = self.step >= self.settings.total_steps
+        if complete:
+            self._evaluate()
+            for log in self.logs:
+                if log:
+                    log.end()
+        self.checkpoint()
+        results = [self._result(index, complete) for index in range(len(self.runs))]
+        for run, result in zip(self.runs, results, strict=True):
+            if run.directory and complete:
+                run_directory.write_result(run.directory, _record(run, result))
+        return results
+
+    def _result(self, index: int, complete: bool) -> Result:
+        spent = max(sum(self.phases.values()), 1e-9)
+        return Result(
+            seed=self.runs[index].seed,
+            complete=complete,
+            steps=self.step,
+            updates=self.updates,
+            wall_seconds=self.wall_seconds,
+            compile_seconds=self.compile_seconds,
+            evaluation_returns=self.evaluation_returns[index] if complete else [],
+            phases={phase: seconds / spent for phase, seconds in self.phases.items()},
+            learner=unstack(self.population.learner, index),
+            directory=self.runs[index].directory,
+        )
+
+    def close(self) -> None:
+        """Free the environments and the screen."""
+        self.display.close()
+        self.episodes.close()
+        for environment in self.evaluators:
+            environment.close()
+
+
+def _check_together(runs: Sequence[Run]) -> None:
+    """Raise ValueError unless the runs can be one population, each in a directory of its own."""
+    if not runs:
+        raise ValueError("there is no run to train")
+    for name in ("total_steps", "num_envs", "evaluation", "log_every", "checkpoint_every"):
+        if len({getattr(run, name) for run in runs}) > 1:
+            raise ValueError(f"runs of one population must have the same {name}; train these apart")
+    directories = [run.directory.resolve() for run in runs if run.directory]
+    if len(set(directories)) < len(directories):
+        raise ValueError("two runs would share a directory; give each its own")
+
+
+def _named(tree: Any) -> list[tuple[str, torch.Tensor]]:
+    return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def _hyperparameters(config: Mapping[str, Any]) -> tuple[dict[str, float | str | bool], str]:
+    """The flat hyperparameters of a run, and a name that all seeds of one configuration share."""
+    import hashlib
+
+    flat = flat_hyperparameters(config)
+    group = {key: value for key, value in flat.items() if key != "seed"}
+    return flat, hashlib.sha256(repr(sorted(group.items())).encode()).hexdigest()[:16]
+
+
+def _as_markdown(config: Mapping[str, Any]) -> str:
+    from omegaconf import OmegaConf
+
+    return "".join(f"    {line}\n" for line in OmegaConf.to_yaml(OmegaConf.create(dict(config))).splitlines())
+
+
+def _record(run: Run, result: Result) -> dict[str, Any]:
+    """result.json: what a program wants to know of a run."""
+    packages = ("rlloss", "torch", "gymnasium", "numpy", "hydra-core")
+    return {
+        "seed": run.seed,
+        "steps": result.steps,
+        "updates": result.updates,
+        "wall_seconds": result.wall_seconds,
+        "evaluation": {"returns": result.evaluation_returns, **{key.removeprefix("evaluation/"): value for key, value in summary(result.evaluation_returns).items()}},
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+    }
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that turns True at the first Ctrl-C (or SIGTERM), so that the loop can save; the second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

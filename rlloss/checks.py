@@ -1,0 +1,24 @@
+"""The checks that losses share: unequal shapes are refused, never broadcast; ranges are said in words."""
+
+import math
+
+from torch import Tensor
+
+
+def same_shape(**tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors have one shape.
+
+    The names of the keyword arguments stand in the message.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"shapes differ: {listing}; losses never broadcast, so reshape them to be equal")
+
+
+def in_range(name: str, number: float, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """Raise ValueError unless low <= number <= high (low < number with `above`); NaN is never in range."""
+    if not (low < number if above else low <= number) or not number <= high:
+        bound = f"greater than {low:g}" if above else f"at least {low:g}"
+        limit = f" and at most {high:g}" if high < math.inf else ""
+        raise ValueError(f"{name} must be {bound}{limit}, got {number:g}")
