@@ -1,6 +1,7 @@
 """Pure functions bound to fixed tensors: compiled ahead of time, kept in the user's cache, run in place."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
@@ -12,14 +13,19 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-Program = Callable[[], Any]
+
+class Program(NamedTuple):
+    """A function bound to its tensors: `run()` gives flat outputs, `result(outputs)` their tree."""
+
+    run: Callable[[], list[Tensor]]
+    result: Callable[[list[Tensor]], Any]
 
 
 def bind(function: Callable, arguments: Sequence[Any], *, donate: bool, compile: bool, name: str, say: Callable[[str], None]) -> Program:
@@ -36,7 +42,7 @@ def bind(function: Callable, arguments: Sequence[Any], *, donate: bool, compile:
         say: takes lines for a person.
 
     Returns:
-        A function that runs the program and returns the outputs.
+        The program; its `result` is known once it has been compiled or run.
     """
     leaves, structure = pytree.tree_flatten(tuple(arguments))
     outputs_structure = None
@@ -51,8 +57,9 @@ def bind(function: Callable, arguments: Sequence[Any], *, donate: bool, compile:
         outputs, outputs_structure = pytree.tree_flatten(result)
         return outputs
 
-    run = (_compiled(flat, leaves, inputs_donated(arguments) if donate else 0, name, say) if compile else None) or (lambda leaves: flat(*leaves))
-    return lambda: pytree.tree_unflatten(run(leaves), outputs_structure)
+    donated = len(pytree.tree_leaves(arguments[0])) if donate else 0
+    compiled = _compiled(flat, leaves, donated, name, say) if compile else None
+    return Program(compiled or functools.partial(flat, *leaves), lambda outputs: pytree.tree_unflatten(outputs, outputs_structure))
 
 
 def write_over(old: Any, new: Any) -> None:
@@ -68,17 +75,13 @@ def write_over(old: Any, new: Any) -> None:
         target.copy_(source)
 
 
-def inputs_donated(arguments: Sequence[Any]) -> int:
-    """How many leaves the first argument has."""
-    return len(pytree.tree_leaves(arguments[0]))
-
-
-def _compiled(flat: Callable, leaves: list[Tensor], donated: int, name: str, say: Callable[[str], None]) -> Callable[[list[Tensor]], list[Tensor]] | None:
+def _compiled(flat: Callable, leaves: list[Tensor], donated: int, name: str, say: Callable[[str], None]) -> Callable[[], list[Tensor]] | None:
     """A runner of the compiled package, or None with a warning where compiling fails."""
     try:
         with _quiet():
             # Tracing runs the function once: the donated leaves must not change by it.
             graph = make_fx(flat)(*(leaf.clone() for leaf in leaves[:donated]), *leaves[donated:])
+        leaves = _drop_unused(graph, leaves)
         package = cache_directory() / f"{_key(graph, leaves)}.pt2"
         if not package.exists():
             say(f"compiling {name} ({len(graph.graph.nodes)} operations), once for this structure …")
@@ -86,11 +89,23 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, name: str, say
             with _quiet():
                 _compile(graph, leaves, package)
             say(f"compiled {name} in {time.perf_counter() - started:.1f} s, kept in {package.parent}")
-        return torch._inductor.aoti_load_package(str(package), run_single_threaded=True).loader.run
+        runner = torch._inductor.aoti_load_package(str(package), run_single_threaded=True).loader
+        return functools.partial(runner.run, leaves)
     except Exception as error:  # Whatever the compiler's trouble is, training can go on without it.
         reason = str(error).strip().splitlines()
         warnings.warn(f"compiling {name} failed ({type(error).__name__}: {reason[0] if reason else ''}); going on without, several times slower. compile=false silences this.", stacklevel=2)
         return None
+
+
+def _drop_unused(graph: torch.fx.GraphModule, leaves: list[Tensor]) -> list[Tensor]:
+    """Take inputs that nothing reads out of a graph, since each costs time at every call; returns those that stay."""
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    used = [leaf for leaf, node in zip(leaves, placeholders, strict=True) if node.users]
+    for node in placeholders:
+        if not node.users:
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return used
 
 
 def _compile(graph: torch.fx.GraphModule, leaves: list[Tensor], package: Path) -> None:

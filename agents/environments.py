@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from agents.spaces import storage
 from agents.streams import episode_seed
 
 EXTRAS = {
@@ -75,24 +74,23 @@ class Episode:
 class Episodes:
     """The environments of all runs, stepped together; every episode starts from a seed of its own.
 
-    `observation` is what to act on. After `step`, `next_observation` [runs, environments, …] holds the
-    true successors, last observations included; `advance` then starts new episodes where old ones ended.
+    `observation` [runs, environments, …] is what to act on. `step` fills `records` [runs, environments]
+    with transitions, true last observations included; `advance` then moves on to the successors, or to
+    a new episode where one ended.
     """
 
-    def __init__(self, environments: Sequence[Environment], seeds: Sequence[int], num_envs: int) -> None:
-        self.seeds, self.num_envs = tuple(seeds), num_envs
-        self.environments = [environment.make() for environment in environments for _ in range(num_envs)]
-        shape, dtype = storage(self.environments[0].observation_space)
-        size = (len(seeds), num_envs)
+    def __init__(self, environments: Sequence[Environment], seeds: Sequence[int], observation: np.ndarray, layout: np.dtype) -> None:
+        self.seeds, self.num_envs = tuple(seeds), observation.shape[1]
+        self.environments = [environment.make() for environment in environments for _ in range(self.num_envs)]
         self.first_action = int(getattr(self.environments[0].action_space, "start", 0))
-        dtype = str(dtype).removeprefix("torch.")
-        self.observation = np.zeros((*size, *shape), dtype)
-        self.next_observation = np.zeros((*size, *shape), dtype)
-        self.action = np.zeros(size, np.int64)
-        self.reward = np.zeros(size, np.float32)
-        self.terminated = np.zeros(size, np.float32)
+        self.observation, self.records = observation, np.zeros(observation.shape[:2], layout)
         self.running: list[Episode] = [None] * len(self.environments)
         self.done: list[int] = []
+        # Views made once: making one costs as much as a small copy.
+        flat = self.records.reshape(-1)
+        self._observation, self._next_observation, self._action = (self.records[name] for name in ("observation", "next_observation", "action"))
+        self._reward, self._terminated = flat["reward"], flat["terminated"]
+        self._successors = [flat["next_observation"][place : place + 1] for place in range(len(flat))]
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
@@ -101,27 +99,26 @@ class Episodes:
 
     def step(self, actions: np.ndarray) -> list[Ended]:
         """Take actions [runs, environments], counted from 0; returns the episodes that ended."""
-        self.action[:] = actions
-        next_observation = self.next_observation.reshape(len(self.environments), *self.next_observation.shape[2:])
-        rewards, terminations, ended = [], [], []
+        actions = actions.reshape(self._action.shape)
+        self._action[...] = actions
+        self._observation[...] = self.observation
+        ended = []
         for place, action in enumerate(actions.ravel().tolist()):
             observation, reward, terminated, truncated, _ = self.environments[place].step(action + self.first_action)
-            next_observation[place] = observation
-            rewards.append(reward)
-            terminations.append(terminated)
+            self._successors[place][0] = observation
+            self._reward[place] = reward
+            self._terminated[place] = terminated
             episode = self.running[place]
             episode.actions.append(action)
             episode.episode_return += float(reward)
             if terminated or truncated:
                 self.done.append(place)
                 ended.append(Ended(*divmod(place, self.num_envs), episode.episode_return, len(episode.actions)))
-        self.reward.ravel()[:] = rewards
-        self.terminated.ravel()[:] = terminations
         return ended
 
     def advance(self) -> None:
         """Move on to the successors, and to the first observation of a new episode where one ended."""
-        np.copyto(self.observation, self.next_observation)
+        self.observation[...] = self._next_observation
         for place in self.done:
             self._start(place, self.running[place].index + 1)
         self.done.clear()

@@ -27,13 +27,13 @@ class Evaluation:
         in_range("max_steps", self.max_steps, 1)
 
 
-def evaluate(act: Callable[[np.ndarray], np.ndarray], environments: Sequence[gymnasium.Env], observation: np.ndarray, seeds: Sequence[int], step: int, evaluation: Evaluation) -> list[list[float]]:
+def evaluate(act: Callable[[], np.ndarray], environments: Sequence[gymnasium.Env], observation: np.ndarray, seeds: Sequence[int], step: int, evaluation: Evaluation) -> list[list[float]]:
     """The returns of `evaluation.episodes` greedy episodes of every run.
 
     Args:
-        act: observations [runs, environments, …] → actions [runs, environments], counted from 0.
+        act: () → actions [runs, environments], counted from 0, for what `observation` holds.
         environments: as many a run as training has, run after run.
-        observation: an array [runs, environments, …] to work in.
+        observation: the array [runs, environments, …] that `act` reads; it is written over.
         seeds: each run's seed; episodes depend on it and on `step` alone.
         step: the environment step of training at which this happens.
         evaluation: how many episodes, how long.
@@ -53,7 +53,7 @@ def evaluate(act: Callable[[np.ndarray], np.ndarray], environments: Sequence[gym
     for run, place in sorted(active):
         start(run, place)
     while active:
-        actions = act(observation)
+        actions = act().reshape(runs, width)
         for run, place in sorted(active):
             environment = environments[run * width + place]
             observation[run, place], reward, terminated, truncated, _ = environment.step(int(actions[run, place]) + first_action)

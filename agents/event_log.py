@@ -1,13 +1,16 @@
 """TensorBoard event files: one a run, all values of a moment in one event, written without threads."""
 
+import hashlib
 import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
@@ -44,17 +47,24 @@ class EventLog:
         """Write values by tag, at an environment step."""
         self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])))
 
-    def text(self, tag: str, text: str) -> None:
-        """Write text, shown as Markdown."""
+    def config(self, config: Mapping[str, Any]) -> None:
+        """Say what the run is: its resolved config as text, and its hyperparameters for the HPARAMS tab.
+
+        Runs that differ in the seed alone are one session group there.
+        """
+        config = OmegaConf.create(dict(config))
+        self._text("config", "".join(f"    {line}\n" for line in OmegaConf.to_yaml(config, resolve=True).splitlines()))
+        hyperparameters = flat_hyperparameters(config)
+        shared = sorted((key, value) for key, value in hyperparameters.items() if key != "seed")
+        group = hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+        self._write(Event(summary=hparams.hparams_pb(hyperparameters, trial_id=group)))
+
+    def _text(self, tag: str, text: str) -> None:
         value = Summary.Value(tag=tag, metadata=text_metadata.create_summary_metadata(display_name=tag, description=""))
-        value.tensor.dtype = 7  # DT_STRING
+        value.tensor.dtype = DT_STRING
         value.tensor.string_val.append(text.encode())
         value.tensor.tensor_shape.dim.add(size=1)
         self._write(Event(summary=Summary(value=[value])))
-
-    def hyperparameters(self, values: Mapping[str, float | str | bool], group: str) -> None:
-        """Say what the run is, for the HPARAMS tab; runs with the same group are seeds of one configuration."""
-        self._write(Event(summary=hparams.hparams_pb(dict(values), trial_id=group)))
 
     def end(self) -> None:
         """Say, for the HPARAMS tab, that the run is complete."""
@@ -81,13 +91,17 @@ class EventLog:
         self._flushed = time.perf_counter()
 
 
-def flat_hyperparameters(config: Mapping[str, Any]) -> dict[str, float | str | bool]:
-    """A resolved config as dotted keys with one stable type each: bool, str, or float for every number."""
+def flat_hyperparameters(config: DictConfig) -> dict[str, float | str | bool]:
+    """A config as dotted keys with one stable type each: bool, str, or float for every number.
+
+    Parts that are references to other parts are left out, so that each number stands once.
+    """
     flat: dict[str, float | str | bool] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{rest}".replace("._target_", ""): leaf for rest, leaf in flat_hyperparameters(value).items()}
-        elif isinstance(value, bool) or isinstance(value, str):
+    for key, value in config.items_ex(resolve=True):
+        if isinstance(value, DictConfig):
+            if not OmegaConf.is_interpolation(config, key):
+                flat |= {f"{key}.{rest}".removesuffix("._target_"): leaf for rest, leaf in flat_hyperparameters(value).items()}
+        elif isinstance(value, (bool, str)):
             flat[key] = value
         elif isinstance(value, (int, float)):
             flat[key] = float(value)

@@ -1,4 +1,8 @@
-"""Replay memory: preallocated tensors, one gather a batch, nothing per transition."""
+"""Replay memory: one preallocated tensor of packed records, one write a step, one gather a batch.
+
+A transition is one record of 32-bit words, so that drawing one touches one stretch of memory and not
+five. NumPy sees a record by its fields, torch sees words and reinterprets their bits.
+"""
 
 from typing import NamedTuple
 
@@ -9,9 +13,11 @@ from torch import Tensor
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
 
+WORD = 4
+
 
 class Transitions(NamedTuple):
-    """One-step transitions, first dimension [capacity] in a memory and [batch] in a batch.
+    """A batch of one-step transitions, first dimension [batch].
 
     `terminated` is 1 where the environment ended the episode, and 0 where only time ran out:
     `next_observation` is then the true last observation, whose value is bootstrapped.
@@ -24,6 +30,27 @@ class Transitions(NamedTuple):
     next_observation: Tensor
 
 
+def record(shape: tuple[int, ...], dtype: torch.dtype) -> np.dtype:
+    """The layout of one transition for observations of this shape and dtype; every field starts on a word."""
+    observation = np.dtype((str(dtype).removeprefix("torch."), shape))
+    formats = [observation, np.dtype("int32"), np.dtype("float32"), np.dtype("float32"), observation]
+    sizes = [-(-field.itemsize // WORD) * WORD for field in formats]
+    offsets = [sum(sizes[:index]) for index in range(len(sizes))]
+    return np.dtype({"names": Transitions._fields, "formats": formats, "offsets": offsets, "itemsize": sum(sizes)})
+
+
+def decode(words: Tensor, layout: np.dtype) -> Transitions:
+    """The fields of records [batch, words]."""
+    fields = []
+    for name in Transitions._fields:
+        field, offset = layout.fields[name][:2]
+        dtype = getattr(torch, field.base.name)
+        part = words[:, offset // WORD : offset // WORD + -(-field.itemsize // WORD)].view(dtype)
+        part = part[:, : field.itemsize // field.base.itemsize]
+        fields.append(part.reshape(words.shape[0], *field.shape))
+    return Transitions(*fields)._replace(action=fields[1].long())
+
+
 @frozen
 class UniformReplay:
     """The last `capacity` transitions, drawn uniformly with replacement. Source: Lin (1992); Mnih et al. (2015)."""
@@ -33,38 +60,22 @@ class UniformReplay:
     def __post_init__(self) -> None:
         in_range("capacity", self.capacity, 1)
 
-    def init(self, runs: int, shape: tuple[int, ...], dtype: torch.dtype) -> Transitions:
-        """Empty memories [runs, capacity, …] for observations of this shape and dtype."""
-        size = (runs, self.capacity)
-        return Transitions(
-            observation=torch.zeros(*size, *shape, dtype=dtype),
-            action=torch.zeros(size, dtype=torch.int64),
-            reward=torch.zeros(size),
-            terminated=torch.zeros(size),
-            next_observation=torch.zeros(*size, *shape, dtype=dtype),
-        )
+    def init(self, runs: int, layout: np.dtype) -> Tensor:
+        """Empty memories [runs, capacity, words]."""
+        return torch.zeros(runs, self.capacity, layout.itemsize // WORD, dtype=torch.int32)
 
-    def indices(self, uniforms: np.ndarray, added: int) -> np.ndarray:
-        """Rows to draw from uniform numbers in [0, 1), when so many transitions were added in all."""
-        return (uniforms * min(added, self.capacity)).astype(np.int64)
+    def write(self, memory: np.ndarray, added: int, records: np.ndarray) -> None:
+        """Write records [runs, environments] over the oldest of `memory` [runs, capacity].
 
-    @staticmethod
-    def gather(memory: Transitions, indices: Tensor) -> Transitions:
-        """The batch at these rows [batch] of one run's memory."""
-        return Transitions(*(field[indices] for field in memory))
+        `added` is how many were written to each run before. With more environments than capacity
+        the last ones stay.
+        """
+        count, start = records.shape[1], added % self.capacity
+        if start + count <= self.capacity:
+            memory[:, start : start + count] = records
+        else:
+            memory[:, np.arange(start, start + count) % self.capacity] = records
 
-
-def write(memory: list[np.ndarray], added: int, *fields: np.ndarray) -> None:
-    """Write one transition per environment, [runs, environments, …] each, over the oldest rows of all runs.
-
-    `memory` holds NumPy views of the fields of `Transitions`; `added` counts transitions written before.
-    """
-    count, capacity = fields[0].shape[1], memory[0].shape[1]
-    start = added % capacity
-    if start + count <= capacity:
-        for rows, values in zip(memory, fields, strict=True):
-            rows[:, start : start + count] = values
-    else:
-        rows_at = np.arange(start, start + count) % capacity
-        for rows, values in zip(memory, fields, strict=True):
-            rows[:, rows_at] = values
+    def draw(self, uniforms: np.ndarray, added: int, indices: np.ndarray) -> None:
+        """Fill `indices` with rows to draw, from uniform numbers in [0, 1), when `added` were written in all."""
+        np.multiply(uniforms, min(added, self.capacity), out=indices, casting="unsafe")

@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
@@ -23,7 +22,7 @@ from agents.evaluation import Evaluation, evaluate, summary
 from agents.event_log import EventLog, flat_hyperparameters
 from agents.machine import raise_malloc_thresholds, threads
 from agents.population import Population, unstack
-from agents.replay import write
+from rlloss.checks import in_range
 
 PHASES = ("act", "step", "store", "sample", "update", "log")
 
@@ -45,6 +44,10 @@ class Run:
     checkpoint_every: int = 10_000
     directory: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, low in (("seed", 0), ("total_steps", 1), ("num_envs", 1), ("log_every", 1), ("checkpoint_every", 0)):
+            in_range(name, getattr(self, name), low)
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ class Training:
         self.agent = self.settings.agent
         seeds = [run.seed for run in runs]
         started = time.perf_counter()
-        self.episodes = Episodes([run.environment for run in runs], seeds, self.settings.num_envs)
         self.population = Population([run.agent for run in runs], seeds, self.settings.num_envs, compile=compile, say=display.say)
+        self.episodes = Episodes([run.environment for run in runs], seeds, self.population.observation.numpy(), self.population.layout)
+        self.population.prepare()
         self.compile_seconds = time.perf_counter() - started
         self.step = self.updates = 0
         self.wall_seconds = 0.0
@@ -119,26 +123,25 @@ class Training:
         self.logs = [EventLog(run.directory) if run.directory else None for run in self.runs]
         for run, log in zip(self.runs, self.logs, strict=True):
             if log:
-                log.text("config", _as_markdown(run.config))
-                log.hyperparameters(*_hyperparameters(run.config))
+                log.config(run.config)
         self.checkpoint()
 
     def loop(self, stopped: Callable[[], bool]) -> None:
         """Act, step, store, sample, update, log, until the last step or until stopped."""
         agent, population, episodes, phases = self.agent, self.population, self.episodes, self.phases
-        memory, num_envs, total_steps = population.memory_arrays, self.settings.num_envs, self.settings.total_steps
+        replay, num_envs, total_steps = agent.replay, self.settings.num_envs, self.settings.total_steps
         clock, started = time.perf_counter, time.perf_counter() - self.wall_seconds
         self._resumed = self._logged = (self.step, self.updates, self.wall_seconds)
         lap = clock()
         while self.step < total_steps and not stopped():
             progress = self.step / total_steps
-            actions = population.act(episodes.observation, self.step // num_envs, progress)
+            actions = population.act(self.step // num_envs, progress)
             lap, phases["act"] = clock(), phases["act"] + clock() - lap
 
             ended = episodes.step(actions)
             lap, phases["step"] = clock(), phases["step"] + clock() - lap
 
-            write(memory, self.step, episodes.observation, episodes.action, episodes.reward, episodes.terminated, episodes.next_observation)
+            replay.write(population.records, self.step, episodes.records)
             episodes.advance()
             self.step += num_envs
             lap, phases["store"] = clock(), phases["store"] + clock() - lap
@@ -184,10 +187,10 @@ class Training:
         spent = max(sum(self.phases.values()), 1e-9)
         times = {"time/steps_per_second": (self.step - step) / seconds, "time/updates_per_second": (self.updates - updates) / seconds}
         times |= {f"time/{phase}_share": self.phases[phase] / spent for phase in PHASES}
+        metrics = self.population.metrics
         for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
             if log:
-                metrics = self.population.metrics_of(index)
-                values = run.agent.report(metrics) if metrics else {}
+                values = run.agent.report({name: metric[index] for name, metric in metrics.items()}) if metrics else {}
                 log.scalars(self.step, values | run.agent.schedules(torch.tensor(progress)) | times)
                 log.flush_sometimes()
 
@@ -203,12 +206,11 @@ class Training:
             self.evaluators = [run.environment.make() for run in self.runs for _ in range(self.settings.num_envs)]
         progress = self.step / self.settings.total_steps
 
-        def act(observation: np.ndarray) -> np.ndarray:
-            return self.population.act(observation, None, progress)
-
         seeds = [run.seed for run in self.runs]
-        working = np.zeros_like(self.episodes.observation)
-        self.evaluation_returns = evaluate(act, self.evaluators, working, seeds, self.step, self.settings.evaluation)
+        observation = self.episodes.observation
+        training = observation.copy()
+        self.evaluation_returns = evaluate(lambda: self.population.act_greedily(progress), self.evaluators, observation, seeds, self.step, self.settings.evaluation)
+        observation[...] = training
         for log, returns in zip(self.logs, self.evaluation_returns, strict=True):
             if log:
                 log.scalars(self.step, summary(returns))
@@ -225,9 +227,9 @@ class Training:
 
     def _tensors(self, index: int) -> dict[str, torch.Tensor]:
         filled = min(self.step, self.agent.replay.capacity)
-        tensors = {f"learner{name}": leaf for name, leaf in _named(unstack(self.population.learner, index))}
-        tensors |= {f"memory{name}": leaf[:filled] for name, leaf in _named(unstack(self.population.memory, index))}
-        tensors |= {f"metrics/{name}": leaf for name, leaf in self.population.metrics_of(index).items()}
+        tensors = self.population.learner_tensors(index)
+        tensors["memory"] = self.population.memory[index, :filled]
+        tensors |= {f"metrics/{name}": leaf[index] for name, leaf in self.population.metrics.items()}
         return tensors | {"observation": torch.from_numpy(self.episodes.observation[index])}
 
     def _rest(self, index: int) -> dict[str, Any]:
@@ -247,19 +249,16 @@ class Training:
         metrics = []
         for index, run in enumerate(self.runs):
             tensors, rest = run_directory.load_checkpoint(run.directory, self.step)
-            filled = min(self.step, self.agent.replay.capacity)
             try:
-                for name, leaf in _named(unstack(self.population.learner, index)):
-                    leaf.copy_(tensors[f"learner{name}"])
-                for name, leaf in _named(unstack(self.population.memory, index)):
-                    leaf[:filled] = tensors[f"memory{name}"]
-            except (KeyError, RuntimeError) as error:
-                raise run_directory.RunDirectoryError(f"the checkpoint in {run.directory} is of another structure: {error}") from error
+                self.population.load_learner(index, tensors)
+            except ValueError as error:
+                raise run_directory.RunDirectoryError(f"{run.directory}: {error}") from error
+            self.population.memory[index, : len(tensors["memory"])] = tensors["memory"]
             metrics.append({name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name.startswith("metrics/")})
             self.updates, self.wall_seconds = rest["updates"], rest["wall_seconds"]
             self.episodes.resume(index, [Episode(**episode) for episode in rest["episodes"]], tensors["observation"].numpy())
             self.logs.append(EventLog(run.directory, rest["event_bytes"]))
-        self.population.metrics = metrics[0] if len(metrics) == 1 else pytree.tree_map(lambda *leaves: torch.stack(leaves), *metrics)
+        self.population.metrics = pytree.tree_map(lambda *leaves: torch.stack(leaves), *metrics)
 
     def finish(self) -> list[Result]:
         """Evaluate and close a training that came to its end, save everything, and say what came of it."""
@@ -309,25 +308,6 @@ def _check_together(runs: Sequence[Run]) -> None:
     directories = [run.directory.resolve() for run in runs if run.directory]
     if len(set(directories)) < len(directories):
         raise ValueError("two runs would share a directory; give each its own")
-
-
-def _named(tree: Any) -> list[tuple[str, torch.Tensor]]:
-    return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
-
-
-def _hyperparameters(config: Mapping[str, Any]) -> tuple[dict[str, float | str | bool], str]:
-    """The flat hyperparameters of a run, and a name that all seeds of one configuration share."""
-    import hashlib
-
-    flat = flat_hyperparameters(config)
-    group = {key: value for key, value in flat.items() if key != "seed"}
-    return flat, hashlib.sha256(repr(sorted(group.items())).encode()).hexdigest()[:16]
-
-
-def _as_markdown(config: Mapping[str, Any]) -> str:
-    from omegaconf import OmegaConf
-
-    return "".join(f"    {line}\n" for line in OmegaConf.to_yaml(OmegaConf.create(dict(config))).splitlines())
 
 
 def _record(run: Run, result: Result) -> dict[str, Any]:

@@ -1,0 +1,231 @@
+"""The commands `rlloss-train` and `rlloss-evaluate`. A mistake ends in one clear line and exit code 2."""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from agents import run_directory
+from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, refuse_untrusted
+from agents.display import Display
+from agents.evaluation import Evaluation, evaluate, summary
+from agents.population import Population
+from agents.run_directory import RunDirectoryError
+from agents.training import Result, Run, train
+
+MISTAKE, INTERRUPTED = 2, 130
+
+
+def train_main() -> None:
+    """`rlloss-train`: train what the command line says."""
+    words = sys.argv[1:]
+    with _one_line("rlloss-train"):
+        if {"--help", "-h"} & set(words):
+            print(help_text())
+        elif any(word.startswith("resume=") for word in words):
+            _resume(words)
+        else:
+            _start(words)
+
+
+def _start(words: Sequence[str]) -> None:
+    """Check every job of the command line, then let Hydra run them."""
+    OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors instead of printing them.
+    flags = {word for word in words if word.startswith("-")}
+    if flags <= {"-m", "--multirun"}:
+        _check(list(words), flags)
+    task = hydra.main(config_path=str(config_directory()), config_name="train", version_base="1.3")(_train_one)
+    task()
+
+
+def _check(words: list[str], flags: set[str]) -> None:
+    """Build every job once, so that no mistake is found after the first has been trained."""
+    overrides = [word for word in words if word not in flags]
+    jobs = [overrides]
+    if flags:
+        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), max_batch_size=None)[0]
+    for job in jobs:
+        own = [word for word in job if not word.startswith("hydra/launcher") and not word.startswith("hydra/sweeper")]
+        config = compose(own)
+        build(config)
+        for word in own:
+            if word.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
+                run_directory.refuse_used(Path(word.partition("=")[2]))
+        run_directory.refuse_used(Path("runs"))
+
+
+def _train_one(config: DictConfig) -> float:
+    """Hydra's task: train the run of one composed config; returns the mean evaluation return, for sweepers."""
+    values = container(config)
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    run_directory.refuse_used(directory)
+    return _report(train([build(values, directory)], compile=values["compile"], display=Display(_console()))[0])
+
+
+def _resume(words: Sequence[str]) -> None:
+    """Continue the run in a directory, with the config it was started with."""
+    options = dict(word.partition("=")[::2] for word in words)
+    if others := set(options) - {"resume", "trust"}:
+        raise ConfigError(f"resume continues a run with its own config, so leave out {', '.join(sorted(others))}")
+    directory = Path(options["resume"])
+    if run_directory.read_result(directory):
+        print(f"{directory} is complete already; see it with {_tensorboard(directory)}")
+        return
+    run, values = _recorded_run(directory, options.get("trust", "").split(","))
+    _report(train([run], compile=values["compile"], resume=True, display=Display(_console()))[0])
+
+
+def _recorded_run(directory: Path, trusted: Sequence[str]) -> tuple[Run, dict[str, Any]]:
+    values = run_directory.read_config(directory)
+    refuse_untrusted(values, filter(None, trusted))
+    return build(values, directory), values
+
+
+def _report(result: Result) -> float:
+    """Say what came of a run and where to look at it."""
+    directory = result.directory
+    if not result.complete:
+        print(f"stopped at step {result.steps:,}, everything is saved; continue with: {_command('rlloss-train')} resume={_shown(directory)}")
+        raise KeyboardInterrupt
+    numbers = summary(result.evaluation_returns)
+    _print_evaluation(result.evaluation_returns)
+    print(f"run directory: {_shown(directory)}")
+    print(f"TensorBoard:   {_tensorboard(directory)}")
+    return numbers["evaluation/return_mean"]
+
+
+def _print_evaluation(returns: Sequence[float]) -> None:
+    mean, std, low, high = summary(returns).values()
+    print(f"greedy evaluation: return {mean:.1f} ± {std:.1f} over {len(returns)} episodes (from {low:.1f} to {high:.1f})")
+
+
+def evaluate_main() -> None:
+    """`rlloss-evaluate RUN_DIR`: evaluate the greedy policy of a run's newest checkpoint."""
+    parser = argparse.ArgumentParser(prog="rlloss-evaluate", description="Evaluate the greedy policy of a run's newest checkpoint.")
+    parser.add_argument("directory", type=Path, metavar="RUN_DIR", help="the run's directory, as rlloss-train printed it")
+    parser.add_argument("--episodes", type=int, default=20, help="how many episodes (20)")
+    parser.add_argument("--seed", type=int, default=None, help="another seed for the episodes than the run's own")
+    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="run code of this package if the run's config names it")
+    options = parser.parse_args()
+    with _one_line("rlloss-evaluate"):
+        _print_evaluation(_evaluate(options.directory, options.episodes, options.seed, options.trust))
+
+
+def _evaluate(directory: Path, episodes: int, seed: int | None, trusted: Sequence[str]) -> list[float]:
+    run, _ = _recorded_run(directory, trusted)
+    step = run_directory.newest_checkpoint([directory])
+    tensors, _ = run_directory.load_checkpoint(directory, step)
+    population = Population([run.agent], [run.seed], run.num_envs, compile=False, say=print)
+    population.load_learner(0, tensors)
+    environments = [run.environment.make() for _ in range(run.num_envs)]
+    try:
+        seeds = [run.seed if seed is None else seed]
+        settings = Evaluation(episodes=episodes, max_steps=run.evaluation.max_steps)
+        return evaluate(lambda: population.act_greedily(1.0), environments, population.observation.numpy(), seeds, step, settings)[0]
+    finally:
+        for environment in environments:
+            environment.close()
+
+
+class _one_line:
+    """Turns mistakes into one line and exit code 2, and Ctrl-C into exit code 130, without traceback."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        sys.path.append(os.getcwd())  # A person's own losses and environments lie where they work.
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(INTERRUPTED)
+        if isinstance(error, (ConfigError, RunDirectoryError)):
+            message = str(error)
+        elif isinstance(error, (HydraException, OmegaConfBaseException)):
+            message = in_words(error)
+        else:
+            return
+        print(f"{self.command}: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(MISTAKE)
+
+
+def in_words(error: Exception) -> str:
+    """What a person did wrong when Hydra or OmegaConf raised this."""
+    message = str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={choice} is not a choice; choose one of {', '.join(error.options)}{nearest(choice, error.options)}"
+    if found := re.search(r"Could not override '([^']+)'", message):
+        key = found[1].split("@")[0]
+        if "is not in struct" in f"{message} {error.__cause__}" or "No match in the defaults list" in message:
+            known = [*keys(compose()), *groups()]
+            return f"there is no key {key}{nearest(key, known)}"
+        return f"{key}: {error.__cause__ or message}".splitlines()[0]
+    if found := re.search(r"Key '([^']+)' is not in struct", message):
+        return f"there is no key {found[1]}{nearest(found[1], keys(compose()))}"
+    return message.splitlines()[0] if "Error parsing override" not in message else message
+
+
+def groups() -> dict[str, list[str]]:
+    """The config groups and their choices."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(config_directory().rglob("*.yaml")):
+        group = str(path.parent.relative_to(config_directory()))
+        if group != ".":
+            found.setdefault(group, []).append(path.stem)
+    return found
+
+
+def help_text() -> str:
+    """What can be said on the command line, taken from the config files and their comments."""
+    lines = ["rlloss-train trains an agent. Say what to change as name=value; everything has a default.", ""]
+    lines += ["  rlloss-train env=acrobot loss/value=huber loss.value.delta=0.5 seed=3", "  rlloss-train -m loss/value=mse,huber seed=0,1,2      all combinations, one after the other", ""]
+    lines += ["  rlloss-train resume=RUN_DIR                          continue a run that was stopped", ""]
+    lines += ["Choices (name=choice):"]
+    for group, choices in groups().items():
+        lines += [f"  {group if group != 'env/wrapper' else '+env/wrapper'}"]
+        lines += [f"    {choice:<24}{_first_comment(config_directory() / group / f'{choice}.yaml')}" for choice in choices]
+    lines += ["", "Settings (name=value), with their defaults:"]
+    lines += [f"  {line}" for line in (config_directory() / "train.yaml").read_text().split("\n\n", 1)[1].split("\nhydra:")[0].splitlines()]
+    lines += ["", "Settings of a choice, such as agent.discount, stand in its file; print all with: rlloss-train --cfg job"]
+    return "\n".join(lines)
+
+
+def _first_comment(path: Path) -> str:
+    return next((line[2:] for line in path.read_text().splitlines() if line.startswith("# ") and not line.startswith("# @")), "")
+
+
+def _command(name: str) -> str:
+    """How this command is called here: by name where it's on the PATH, else by its file."""
+    beside = Path(sys.executable).parent / name
+    return name if shutil.which(name) or not beside.exists() else _shown(beside)
+
+
+def _tensorboard(directory: Path) -> str:
+    return f"{_command('tensorboard')} --logdir {_shown(directory)} --bind_all=false"
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _console() -> Console:
+    return Console()

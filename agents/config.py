@@ -1,0 +1,225 @@
+"""From a composed config to a `Run`: every mistake is found here, named by its key, before training starts."""
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from agents.environments import Environment
+from agents.training import Run
+from rlloss import register
+
+OURS = ("rlloss", "agents", "gymnasium")
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+RESERVED = ("_target_", "_partial_")
+
+
+class ConfigError(ValueError):
+    """A mistake in a config, in one line for a person."""
+
+
+def config_directory() -> Path:
+    """Where the config groups are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The config that `rlloss-train` makes of these command-line words, without Hydra's own part."""
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        return container(hydra_compose("train", list(overrides)))
+
+
+def container(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain values; references such as ${network} stay, so that each thing is said once."""
+    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.to_container(config, resolve=False)
+
+
+def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with all references replaced by what they stand for."""
+    return OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+
+
+def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
+    """The run that a config describes, its environment tried once for its spaces.
+
+    Raises ConfigError for anything that is wrong, with the key.
+    """
+    settings = {field.name: field for field in dataclasses.fields(Run)}
+    _refuse_unknown(config, (*settings, "env", "network", "optimizer", "loss", "compile", "resume"), "")
+    builder = Builder(config)
+    environment = builder.build("env")
+    if not isinstance(environment, Environment):
+        raise ConfigError(f"env: expected an Environment, got {_kind(environment)}; choose one with env=name")
+    spaces = _spaces(environment)
+    plain = {name: _typed(config[name], int, name) for name in ("seed", "total_steps", "num_envs", "log_every", "checkpoint_every")}
+    _typed(config["compile"], bool, "compile")
+    agent = builder.build("agent", **spaces)
+    try:
+        return Run(agent, environment, evaluation=builder.build("evaluation"), directory=directory, config=config, **plain)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _spaces(environment: Environment) -> dict[str, Any]:
+    try:
+        made = environment.make()
+    except ValueError as error:
+        raise ConfigError(f"env: {error}") from error
+    with_spaces = {"observation_space": made.observation_space, "action_space": made.action_space}
+    made.close()
+    return with_spaces
+
+
+class Builder:
+    """Makes values of config nodes with `_target_`, checking names and types against the target's own."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.root = OmegaConf.create(dict(config))
+
+    def build(self, path: str, **given: Any) -> Any:
+        """The value of the node at a dotted path; `given` are arguments that no config can hold."""
+        node = OmegaConf.select(self.root, path)
+        raw = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+        return self._value(raw, path, **given)
+
+    def _value(self, node: Any, path: str, **given: Any) -> Any:
+        if isinstance(node, str) and (reference := REFERENCE.fullmatch(node)):
+            return self.build(reference[1])
+        if isinstance(node, str) and "${" in node:
+            return OmegaConf.select(self.root, path)
+        if isinstance(node, list):
+            return [self._value(item, f"{path}[{index}]") for index, item in enumerate(node)]
+        if not isinstance(node, Mapping):
+            return node
+        if "_target_" not in node:
+            return {key: self._value(item, f"{path}.{key}") for key, item in node.items()}
+        return self._call(node, path, given)
+
+    def _call(self, node: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> Any:
+        target = locate(node["_target_"], f"{path}._target_")
+        arguments = {key: self._value(item, f"{path}.{key}") for key, item in node.items() if key not in RESERVED}
+        if dataclasses.is_dataclass(target):
+            arguments = _checked(target, arguments, path, given)
+        if node.get("_partial_"):
+            return functools.partial(target, **arguments)
+        try:
+            return target(**arguments, **given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{path}.{error}" if _names_field(target, str(error)) else f"{path}: {error}") from error
+
+
+def locate(name: str, path: str) -> Any:
+    """The class or function with this dotted name; raises ConfigError if there is none."""
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}: there is no {name} ({error})") from error
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        raise ConfigError(f"{path}: {name} is neither a class nor a function")
+    return found
+
+
+def refuse_untrusted(config: Mapping[str, Any], trusted: Iterable[str]) -> None:
+    """Raise ConfigError unless every `_target_` and environment of a config lies in a trusted package.
+
+    A config that came with a run directory could otherwise run any code on the machine.
+    """
+    allowed = {*OURS, *trusted}
+    for path, name in _code_names(config):
+        package = str(name).partition(".")[0]
+        found = locate(name, path) if package in allowed and path.endswith("_target_") else None
+        if package not in allowed or (found and found.__module__.partition(".")[0] not in allowed):
+            raise ConfigError(f"{path}: {name} is not part of rlloss; if you trust that code, allow it with trust={package}")
+
+
+def _code_names(node: Any, path: str = "") -> Iterable[tuple[str, str]]:
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            where = f"{path}.{key}".lstrip(".")
+            if key == "_target_":
+                yield where, value
+            elif key in ("id", "env_id") and ":" in str(value):
+                yield where, str(value).partition(":")[0]
+            else:
+                yield from _code_names(value, where)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A question that names the most similar of some words; empty where none is."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def keys(config: Any, prefix: str = "") -> list[str]:
+    """All dotted keys of a config."""
+    if not isinstance(config, Mapping):
+        return []
+    return [name for key, value in config.items() for name in (f"{prefix}{key}", *keys(value, f"{prefix}{key}."))]
+
+
+def _checked(target: type, arguments: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a dataclass with their types made right: 1 for a float is 1.0, a list for a tuple is a tuple."""
+    hints = typing.get_type_hints(target)
+    names = [field.name for field in dataclasses.fields(target) if field.init and field.name not in given]
+    _refuse_unknown(arguments, names, f"{path}.")
+    register(target)
+    return {key: _typed(value, hints[key], f"{path}.{key}") for key, value in arguments.items()}
+
+
+def _refuse_unknown(found: Iterable[str], known: Iterable[str], prefix: str) -> None:
+    for name in found:
+        if name not in known:
+            raise ConfigError(f"there is no key {prefix}{name}{nearest(name, known)}")
+
+
+def _typed(value: Any, hint: Any, path: str) -> Any:
+    """The value as the type its annotation asks for, or a ConfigError."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None and type(None) in options else _typed(value, next(option for option in options if option is not type(None)), path)
+    if hint in (int, float, str, bool):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if hint is float and number:
+            return float(value)
+        if hint is int and number and float(value).is_integer():
+            return int(value)
+        if hint in (str, bool) and isinstance(value, hint):
+            return value
+        raise ConfigError(f"{path} must be {_article(hint.__name__)}, got {value!r}")
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{path} must be a list such as [1, 2], got {value!r}")
+        return tuple(_typed(item, options[0], f"{path}[{index}]") for index, item in enumerate(value))
+    if isinstance(value, (str, int, float, type(None))) and inspect.isclass(hint):
+        choice = f" (a choice is made with a slash: {path.replace('.', '/')}={value})" if isinstance(value, str) else ""
+        raise ConfigError(f"{path} must be a part with a _target_, got {value!r}{choice}")
+    return value
+
+
+def _article(name: str) -> str:
+    return {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}[name]
+
+
+def _names_field(target: Any, message: str) -> bool:
+    """Whether a message of a dataclass begins with one of its fields, and so continues a path."""
+    return dataclasses.is_dataclass(target) and re.split(r"[ .]", message)[0] in {field.name for field in dataclasses.fields(target)}
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
