@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Program(NamedTuple):
@@ -58,8 +58,8 @@ def bind(function: Callable, arguments: Sequence[Any], *, donate: bool, compile:
         return outputs
 
     donated = len(pytree.tree_leaves(arguments[0])) if donate else 0
-    compiled = _compiled(flat, leaves, donated, name, say) if compile else None
-    return Program(compiled or functools.partial(flat, *leaves), lambda outputs: pytree.tree_unflatten(outputs, outputs_structure))
+    run = _compiled(flat, leaves, donated, name, say) if compile else None
+    return Program(run or functools.partial(flat, *leaves), lambda outputs: pytree.tree_unflatten(outputs, outputs_structure))
 
 
 def write_over(old: Any, new: Any) -> None:
@@ -78,44 +78,99 @@ def write_over(old: Any, new: Any) -> None:
 def _compiled(flat: Callable, leaves: list[Tensor], donated: int, name: str, say: Callable[[str], None]) -> Callable[[], list[Tensor]] | None:
     """A runner of the compiled package, or None with a warning where compiling fails."""
     try:
-        with _quiet():
-            # Tracing runs the function once: the donated leaves must not change by it.
-            graph = make_fx(flat)(*(leaf.clone() for leaf in leaves[:donated]), *leaves[donated:])
-        leaves = _drop_unused(graph, leaves)
-        package = cache_directory() / f"{_key(graph, leaves)}.pt2"
+        # Recording runs the function once: the donated leaves must not change by it.
+        trial = [leaf.clone() if index < donated else leaf for index, leaf in enumerate(leaves)]
+        recorder = Recorder(trial)
+        with recorder:
+            flat(*trial)
+        package = cache_directory() / f"{recorder.key()}.pt2"
         if not package.exists():
-            say(f"compiling {name} ({len(graph.graph.nodes)} operations), once for this structure …")
+            say(f"compiling {name} ({recorder.operations} operations), once for this structure …")
             started = time.perf_counter()
             with _quiet():
-                _compile(graph, leaves, package)
+                _compile(flat, trial, sorted(recorder.used), package)
             say(f"compiled {name} in {time.perf_counter() - started:.1f} s, kept in {package.parent}")
-        runner = torch._inductor.aoti_load_package(str(package), run_single_threaded=True).loader
-        return functools.partial(runner.run, leaves)
+        # Not torch._inductor.aoti_load_package: importing it takes over a second, which a warm start need not spend.
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", True, 1, -1)
+        return functools.partial(loader.run, [leaves[index] for index in sorted(recorder.used)])
     except Exception as error:  # Whatever the compiler's trouble is, training can go on without it.
-        reason = str(error).strip().splitlines()
-        warnings.warn(f"compiling {name} failed ({type(error).__name__}: {reason[0] if reason else ''}); going on without, several times slower. compile=false silences this.", stacklevel=2)
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"compiling {name} failed ({type(error).__name__}: {reason}); going on without, several times slower. compile=false silences this.", stacklevel=2)
         return None
 
 
-def _drop_unused(graph: torch.fx.GraphModule, leaves: list[Tensor]) -> list[Tensor]:
-    """Take inputs that nothing reads out of a graph, since each costs time at every call; returns those that stay."""
-    placeholders = graph.graph.find_nodes(op="placeholder")
-    used = [leaf for leaf, node in zip(leaves, placeholders, strict=True) if node.users]
-    for node in placeholders:
-        if not node.users:
-            graph.graph.erase_node(node)
-    graph.recompile()
-    return used
-
-
-def _compile(graph: torch.fx.GraphModule, leaves: list[Tensor], package: Path) -> None:
+def _compile(flat: Callable, leaves: list[Tensor], used: list[int], package: Path) -> None:
+    """Compile a function of those of its leaves that it uses, since each input costs time at every call."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(package.parent / "inductor"))
-    import torch._inductor
+    from torch._inductor import aoti_compile_and_package
+    from torch.fx.experimental.proxy_tensor import make_fx
 
-    program = torch.export.export(graph, tuple(leaves), strict=False)
+    def reduced(*inputs: Tensor) -> list[Tensor]:
+        everything = list(leaves)
+        for index, leaf in zip(used, inputs, strict=True):
+            everything[index] = leaf
+        return flat(*everything)
+
+    inputs = tuple(leaves[index] for index in used)
+    program = torch.export.export(make_fx(reduced)(*(leaf.clone() for leaf in inputs)), inputs, strict=False)
     with tempfile.TemporaryDirectory(dir=package.parent) as directory:
-        made = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(directory) / "made.pt2"))
+        made = aoti_compile_and_package(program, package_path=str(Path(directory) / "made.pt2"))
         os.replace(made, package)
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down the operations of a function: two functions with one record compute the same thing.
+
+    It stands in for tracing where only the key of a compiled package is asked for: it is exact, whatever
+    code the function calls, and takes milliseconds where torch's tracer takes seconds to import.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True would import torch._dynamo, which takes more than a second.
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.used: set[int] = set()
+        self.operations = 0
+        self._inputs = len(inputs)
+        self._known: dict[int, int] = {}
+        self._alive: list[Tensor] = []  # A tensor that is freed could pass its identity on.
+        self._digest = hashlib.sha256()
+        for leaf in inputs:
+            self._note(self._new(leaf))
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        self._note(function, pytree.tree_map(self._read, (args, kwargs or {})))
+        result = function(*args, **(kwargs or {}))
+        self._note(pytree.tree_map(self._new, result))
+        return result
+
+    def key(self) -> str:
+        """A name for what was recorded, on this machine, with this torch and so many threads."""
+        self._note(torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _processor())
+        return self._digest.hexdigest()[:32]
+
+    def _note(self, *parts: Any) -> None:
+        self._digest.update(repr([str(part) for part in parts]).encode())
+
+    def _new(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in self._known:
+            self._known[id(value)] = len(self._alive)
+            self._alive.append(value)
+        return f"#{self._known[id(value)]}:{value.dtype}{list(value.shape)}{list(value.stride())}{value.device}"
+
+    def _read(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in self._known:  # A constant of the program.
+            self._note(value.numpy(force=True).tobytes())
+        elif self._known[id(value)] < self._inputs:
+            self.used.add(self._known[id(value)])
+        return self._new(value)
 
 
 def cache_directory() -> Path:
@@ -131,20 +186,6 @@ def cache_directory() -> Path:
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise PermissionError(f"{directory} belongs to, or can be written by, others; run chmod 700 on it or set RLLOSS_CACHE")
     return directory
-
-
-def _key(graph: torch.fx.GraphModule, leaves: list[Tensor]) -> str:
-    """The structure of a program: its code, constants and shapes, torch's version, threads, and the processor."""
-    digest = hashlib.sha256()
-    shapes = [(tuple(leaf.shape), leaf.stride(), str(leaf.dtype), str(leaf.device)) for leaf in leaves]
-    parts = (graph.code, shapes, torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _processor())
-    digest.update(repr(parts).encode())
-    for _, constant in sorted(graph.named_buffers()):
-        digest.update(constant.numpy(force=True).tobytes())
-    for name in sorted(vars(graph)):
-        if isinstance(getattr(graph, name), Tensor):
-            digest.update(getattr(graph, name).numpy(force=True).tobytes())
-    return digest.hexdigest()[:32]
 
 
 def _processor() -> str:
