@@ -1,7 +1,5 @@
 """What a Gymnasium space means for storage and for a network."""
 
-import math
-
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -9,12 +7,12 @@ from torch import Tensor
 
 
 def storage(space: spaces.Space) -> tuple[tuple[int, ...], torch.dtype]:
-    """The shape and the dtype in which one observation is kept: images as uint8, categories as int64.
+    """The shape and the dtype in which one observation is kept: images as uint8, categories as int32.
 
     Raises ValueError for a space that is neither Box nor Discrete.
     """
     if isinstance(space, spaces.Discrete):
-        return (), torch.int64
+        return (), torch.int32
     if isinstance(space, spaces.Box):
         return space.shape, torch.uint8 if space.dtype == np.uint8 else torch.float32
     raise ValueError(f"observations must be Box or Discrete, got {space}; wrap the environment to flatten them")
@@ -33,7 +31,3 @@ def encode(space: spaces.Space, observation: Tensor) -> Tensor:
         return (observation[..., None] == categories).float()
     return observation.float() / 255 if observation.dtype == torch.uint8 else observation
 
-
-def flat_size(space: spaces.Space) -> int:
-    """The number of floats in one encoded observation."""
-    return math.prod(features(space))

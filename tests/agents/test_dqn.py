@@ -1,0 +1,119 @@
+"""DQN's update against a loop of plain torch autograd and torch.optim; acting; target networks."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from agents.dqn import DQN
+from agents.networks import MLP
+from agents.optimizers import Adam
+from agents.replay import Transitions, UniformReplay
+from agents.schedules import Linear
+from agents.target_networks import HardCopy, Polyak
+from rlloss import MSE, DoubleQLearning, Huber, QLearning
+
+BOX, THREE = spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3)
+
+
+def _batch(n=16):
+    return Transitions(torch.randn(n, 5), torch.randint(3, (n,)), torch.randn(n), (torch.rand(n) < 0.3).float(), torch.randn(n, 5))
+
+
+def _module(parameters):
+    module = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    names = {"0.weight": "0.weight", "0.bias": "0.bias", "2.weight": "1.weight", "2.bias": "1.bias"}
+    module.load_state_dict({theirs: parameters[ours].clone() for theirs, ours in names.items()})
+    return module
+
+
+@pytest.mark.parametrize("target", [QLearning(), DoubleQLearning()])
+@pytest.mark.parametrize(("loss", "reference"), [(MSE(), torch.nn.MSELoss()), (Huber(0.5), torch.nn.HuberLoss(delta=0.5))])
+@pytest.mark.parametrize("tracking", [HardCopy(), Polyak(0.3)])
+def test_updates_are_those_of_plain_torch(target, loss, reference, tracking):
+    agent = DQN(BOX, THREE, 0.9, network=MLP((8,), "tanh"), optimizer=Adam(1e-2), value_loss=loss, target=target, target_network=tracking, max_gradient_norm=0.5)
+    state = agent.init(torch.Generator().manual_seed(0))
+    online, frozen = _module(state.parameters), _module(state.parameters)
+    optimizer = torch.optim.Adam(online.parameters(), 1e-2)
+    for _ in range(20):
+        batch = _batch()
+        state, metrics = agent.update(state, batch, torch.tensor(0.5))
+        with torch.no_grad():
+            following = frozen(batch.next_observation)
+            chosen = (online if isinstance(target, DoubleQLearning) else frozen)(batch.next_observation).argmax(1)
+            wanted = batch.reward + 0.9 * (1 - batch.terminated) * following[torch.arange(16), chosen]
+        value = online(batch.observation)[torch.arange(16), batch.action]
+        optimizer.zero_grad()
+        expected = reference(value, wanted)
+        expected.backward()
+        norm = torch.nn.utils.clip_grad_norm_(online.parameters(), 0.5)
+        optimizer.step()
+        with torch.no_grad():
+            for old, new in zip(frozen.parameters(), online.parameters(), strict=True):
+                old += (0.3 if isinstance(tracking, Polyak) else 0.0) * (new - old)
+        torch.testing.assert_close(metrics["loss/value"], expected.detach())
+        torch.testing.assert_close(metrics["gradient/norm"], norm)
+        torch.testing.assert_close(metrics["td_error"], (value - wanted).detach(), rtol=1e-4, atol=1e-5)
+    for ours, theirs in ((state.parameters, online), (state.target_parameters, frozen)):
+        for mine, plain in zip(ours.values(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, plain.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_refresh_copies_the_online_network():
+    agent = DQN(BOX, THREE)
+    state = agent.init(torch.Generator().manual_seed(0))
+    state, _ = agent.update(state, _batch(), torch.tensor(0.0))
+    assert not torch.equal(state.parameters["0.weight"], state.target_parameters["0.weight"])
+    assert torch.equal(agent.refresh(state).target_parameters["0.weight"], state.parameters["0.weight"])
+
+
+def test_exploration_is_epsilon_greedy():
+    agent = DQN(BOX, THREE, epsilon=Linear(0.5, 0.5))
+    state, observation = agent.init(torch.Generator().manual_seed(0)), torch.randn(1, 5).expand(20_000, 5)
+    numbers = torch.rand(20_000, 2)
+    greedy = agent.act(state, observation, numbers, torch.tensor(0.0), torch.tensor(0.0))
+    assert (greedy == greedy[0]).all()
+    explored = agent.act(state, observation, numbers, torch.tensor(0.0), torch.tensor(1.0))
+    assert (explored == greedy).float().mean().item() == pytest.approx(0.5 + 0.5 / 3, abs=0.02)
+    assert torch.bincount(explored, minlength=3).min() > 20_000 / 6 * 0.95
+    extreme = torch.full((1, 2), 1.0 - 2**-24) * torch.tensor([0.0, 1.0])
+    assert agent.act(state, observation[:1], extreme, torch.tensor(0.0), torch.tensor(1.0)).item() == 2
+
+
+def test_images_and_categories_are_encoded():
+    image = DQN(spaces.Box(0, 255, (4, 4), np.uint8), THREE)
+    state = image.init(torch.Generator().manual_seed(0))
+    white, share = torch.full((1, 4, 4), 255, dtype=torch.uint8), torch.ones(1, 4, 4)
+    torch.testing.assert_close(image.outputs(state.parameters, white), image.network(state.parameters, share).unflatten(-1, (3, 1)))
+    category = DQN(spaces.Discrete(4, start=2), THREE)
+    state = category.init(torch.Generator().manual_seed(0))
+    expected = category.network(state.parameters, torch.eye(4)).unflatten(-1, (3, 1))
+    torch.testing.assert_close(category.outputs(state.parameters, torch.tensor([2, 3, 4, 5])), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"discount": 1.5}, "discount must be at least 0 and at most 1, got 1.5"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"replay": UniformReplay(10)}, "capacity 10 is smaller than batch_size 64"),
+        ({"epsilon": Linear(1.2, 0.1)}, "epsilon.start must be at least 0 and at most 1"),
+        ({"action_space": spaces.Box(-1, 1, (1,))}, "DQN needs Discrete actions"),
+        ({"observation_space": spaces.Dict({})}, "observations must be Box or Discrete"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DQN(**{"observation_space": BOX, "action_space": THREE, **options})
+
+
+def test_initial_weights_are_torchs_linear():
+    parameters = MLP((400,)).init(torch.Generator().manual_seed(0), (100,), 7)
+    assert [tuple(p.shape) for p in parameters.values()] == [(400, 100), (400,), (7, 400), (7,)]
+    assert parameters["0.weight"].abs().max() <= 0.1 and parameters["0.weight"].std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+
+
+def test_gymnasium_is_what_the_spaces_come_from():
+    environment = gym.make("CartPole-v1")
+    assert DQN(environment.observation_space, environment.action_space).init(torch.Generator()).parameters["0.weight"].shape == (64, 4)

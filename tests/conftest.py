@@ -1,0 +1,45 @@
+"""What all tests share: a compile cache inside the checkout, toy environments, and a small run."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("RLLOSS_CACHE", str(Path(__file__).parents[1] / ".cache"))
+
+import hypothesis
+import pytest
+import torch
+from tests import toys  # noqa: F401  (registers the toy environments)
+
+from agents.config import build, compose
+
+hypothesis.settings.register_profile("slow machines", deadline=None)
+hypothesis.settings.load_profile("slow machines")
+
+SMALL = [
+    "network.hidden=[16]",
+    "agent.batch_size=16",
+    "agent.learning_starts=50",
+    "agent.replay.capacity=200",
+    "agent.target_network.every=40",
+    "total_steps=300",
+    "log_every=50",
+    "checkpoint_every=100",
+    "evaluation.every=0",
+    "evaluation.episodes=2",
+    "compile=false",
+]
+
+
+@pytest.fixture
+def small_run():
+    """Makes a small CartPole run from further overrides."""
+
+    def make(*overrides, directory=None):
+        return build(compose([*SMALL, *overrides]), directory)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _deterministic():
+    torch.manual_seed(0)

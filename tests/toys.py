@@ -1,0 +1,72 @@
+"""Environments whose right answers are known."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Identity(gymnasium.Env):
+    """Say the number you see: reward 1 if the action equals the observation; ten steps an episode."""
+
+    def __init__(self, numbers: int = 4, start: int = 0) -> None:
+        self.observation_space = spaces.Discrete(numbers, start=start)
+        self.action_space = spaces.Discrete(numbers, start=start)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seen = int(self.np_random.integers(self.action_space.n)) + int(self.action_space.start)
+        return self.seen, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        reward = float(action == self.seen)
+        self.seen = int(self.np_random.integers(self.action_space.n)) + int(self.action_space.start)
+        return self.seen, reward, False, False, {}
+
+
+class Counting(gymnasium.Env):
+    """Observes the number of steps taken in the episode, reward 1 each step, and ends as told after `length` steps."""
+
+    def __init__(self, length: int = 3, terminates: bool = False) -> None:
+        self.observation_space = spaces.Box(0.0, 100.0, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.length, self.terminates = length, terminates
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self._observation(), {}
+
+    def _observation(self):
+        return np.array([self.count], np.float32)
+
+    def step(self, action):
+        self.count += 1
+        over = self.count >= self.length
+        return self._observation(), 1.0, over and self.terminates, over and not self.terminates, {}
+
+
+class Blind(Counting):
+    """Counting whose observation never changes: with truncation its value is 1/(1−γ), with termination less."""
+
+    def _observation(self):
+        return np.ones(1, np.float32)
+
+
+class Unrepeatable(Counting):
+    """Not a function of its seed: it can't be continued exactly."""
+
+    def _observation(self):
+        return np.random.default_rng().random(1).astype(np.float32)
+
+
+class Broken(gymnasium.Env):
+    """Can't be made."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no licence\nfor this")
+
+
+for toy in (Identity, Counting, Blind, Unrepeatable, Broken):
+    limit = 10 if toy is Identity else None
+    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps=limit)
