@@ -30,12 +30,18 @@ SMALL = [
 ]
 
 
+def small_config(*overrides):
+    """The config of a small CartPole run with further overrides."""
+    polyak = "agent/target_network=polyak" in overrides
+    return compose([*(word for word in SMALL if not (polyak and "target_network.every" in word)), *overrides])
+
+
 @pytest.fixture
 def small_run():
     """Makes a small CartPole run from further overrides."""
 
     def make(*overrides, directory=None):
-        return build(compose([*SMALL, *overrides]), directory)
+        return build(small_config(*overrides), directory)
 
     return make
 

@@ -1,0 +1,164 @@
+"""The loop: solved toys with known values, populations bitwise equal to single runs, exact continuation."""
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+from agents.config import build
+from agents.training import train as train_population
+from tests.conftest import small_config
+from tests.events import scalars
+
+train = functools.partial(train_population, compile=False)
+
+
+def _same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))
+
+
+def test_the_identity_environment_is_solved(small_run):
+    run = small_run("env.id=Identity-v0", "total_steps=1500", "agent.discount=0", "optimizer.learning_rate=0.01", "agent.epsilon.until=0.5")
+    result = train([run])[0]
+    assert result.evaluation_returns == [10.0, 10.0]
+
+
+@pytest.mark.parametrize(("terminates", "value"), [(False, 1 / (1 - 0.5)), (True, None)])
+def test_truncation_bootstraps_and_termination_does_not(small_run, terminates, value):
+    """Always cut after 2 of endless rewards of 1, seen with one and the same observation, Q = 1/(1−γ); if the end
+    is real, half of the transitions are worth 1 and half 1 + γQ, so Q = 1/(1−γ/2)."""
+    options = ["env.id=Blind-v0", "+env.arguments.length=2", f"+env.arguments.terminates={terminates}", "agent.discount=0.5"]
+    options += ["total_steps=1500", "optimizer.learning_rate=0.01", "optimizer.schedule.end=0", "loss/value=mse", "agent.epsilon.end=1.0"]
+    run = small_run(*options)
+    learner = train([run])[0].learner
+    found = run.agent.outputs(learner.parameters, torch.ones(1, 1))[0, :, 0]
+    torch.testing.assert_close(found, torch.full((2,), value or 1 / (1 - 0.25)), rtol=0.03, atol=0)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(small_run):
+    first, second, other = (train([small_run(f"seed={seed}")])[0].learner for seed in (1, 1, 2))
+    assert _same(first, second) and not _same(first, other)
+
+
+@pytest.mark.parametrize(("num_envs", "every", "per_step", "starts", "updates"), [(1, 1, 1, 100, 200), (4, 1, 1, 100, 200), (4, 8, 3, 0, 111), (3, 5, 2, 50, 102)])
+def test_gradient_steps_keep_their_ratio_to_environment_steps(small_run, num_envs, every, per_step, starts, updates):
+    """Of the 300 environment steps, every `every`-th one that is reached past `starts` brings `per_step` gradient steps."""
+    run = small_run(f"num_envs={num_envs}", f"agent.update_every={every}", f"agent.updates_per_step={per_step}", f"agent.learning_starts={starts}")
+    assert train([run])[0].updates == updates
+
+
+OVERRIDES = [
+    ["optimizer.learning_rate=1e-3", "agent.discount=0.99", "loss.value.delta=1.0"],
+    ["optimizer.learning_rate=3e-3", "agent.discount=0.9", "loss.value.delta=0.1"],
+    ["optimizer.learning_rate=1e-2", "agent.epsilon.end=0.5", "agent.max_gradient_norm=0.1"],
+    ["optimizer.beta1=0.5", "optimizer.eps=1e-3", "optimizer.schedule.end=0"],
+]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_run_among_eight_is_bitwise_the_run_alone(small_run, tmp_path, compiled):
+    def run(index, where):
+        return small_run(*OVERRIDES[index % 4], f"seed={index}", "num_envs=2", directory=tmp_path / where / str(index))
+
+    together = train([run(index, "together") for index in range(8)], compile=compiled)
+    assert len({float(result.learner.parameters["0.bias"][0]) for result in together}) == 8
+    for index in (0, 1, 2, 3, 7):
+        alone = train([run(index, "alone")], compile=compiled)[0]
+        assert _same(alone.learner, together[index].learner)
+        assert alone.evaluation_returns == together[index].evaluation_returns
+        events = scalars(tmp_path / "alone" / str(index))
+        assert events == scalars(tmp_path / "together" / str(index))
+        assert {"rollout/episode_return", "loss/value", "evaluation/return_mean"} <= {tag for _, tag, _ in events}
+
+
+def test_runs_that_can_not_be_one_population_are_refused(small_run, tmp_path):
+    with pytest.raises(ValueError, match="same total_steps"):
+        train([small_run(), small_run("total_steps=10")])
+    with pytest.raises(ValueError, match="differ in structure"):
+        train([small_run(), small_run("network.hidden=[8]")])
+    with pytest.raises(ValueError, match="share a directory"):
+        train([small_run(directory=tmp_path / "x"), small_run("seed=1", directory=tmp_path / "x")])
+    with pytest.raises(ValueError, match="no run"):
+        train([])
+
+
+def test_everything_asked_for_is_logged(small_run, tmp_path):
+    train([small_run("evaluation.every=100", directory=tmp_path / "run")])
+    found = scalars(tmp_path / "run", times=True)
+    tags = {tag for _, tag, _ in found}
+    expected = "rollout/episode_return rollout/episode_length evaluation/return_mean evaluation/return_std evaluation/return_min "
+    expected += "evaluation/return_max loss/value loss/total td_error/abs_mean td_error/abs_p50 td_error/abs_p95 td_error/linear_zone_share "
+    expected += "value/mean gradient/norm schedule/epsilon schedule/learning_rate time/steps_per_second time/updates_per_second"
+    assert set(expected.split()) <= tags
+    shares = {tag: value for step, tag, value in found if step == 300 and tag.endswith("_share") and tag.startswith("time/")}
+    assert len(shares) == 6 and sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    assert [step for step, tag, _ in found if tag == "evaluation/return_mean"] == [100, 200, 300]
+    lengths = [(step, value) for step, tag, value in found if tag == "rollout/episode_length"]
+    assert [step for step, _ in lengths] == list(np.cumsum([value for _, value in lengths]))
+    epsilon = {step: value for step, tag, value in found if tag == "schedule/epsilon"}
+    assert epsilon[300] == pytest.approx(0.05) and epsilon[50] == pytest.approx(1 - 0.95 * (49 / 300) / 0.2, rel=1e-4)
+
+
+def test_the_result_is_machine_readable(small_run, tmp_path):
+    result = train([small_run(directory=tmp_path / "run")])[0]
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert record["evaluation"]["returns"] == result.evaluation_returns and record["steps"] == 300 and record["updates"] == 250
+    assert record["versions"]["torch"] == torch.__version__ and record["wall_seconds"] > 0
+    assert {path.name.split(".")[0] for path in (tmp_path / "run").iterdir()} == {"config", "events", "checkpoint-000000000300", "lock", "result"}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.conftest import small_config
+from agents.config import build
+from agents.training import train
+train([build(small_config(*sys.argv[2:]), Path(sys.argv[1]))], compile=False)
+"""
+
+
+@pytest.mark.parametrize("options", [["num_envs=2"], ["agent/target_network=polyak", "optimizer=rmsprop", "agent.update_every=130"]])
+def test_a_killed_run_goes_on_bitwise_as_if_it_had_not_stopped(tmp_path, options):
+    options = [*options, "total_steps=4000", "checkpoint_every=300", "log_every=100", "evaluation.every=1000"]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed"), *options])
+    limit = time.time() + 120
+    while not list((tmp_path / "killed").glob("checkpoint-*[1-9]*00")) and time.time() < limit:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "result.json").exists()
+
+    config = small_config(*options)
+    resumed = train([build(config, tmp_path / "killed")], compile=False, resume=True)[0]
+    straight = train([build(config, tmp_path / "straight")], compile=False)[0]
+    assert resumed.steps == straight.steps == 4000 and resumed.updates == straight.updates
+    assert _same(resumed.learner, straight.learner)
+    assert resumed.evaluation_returns == straight.evaluation_returns
+    assert scalars(tmp_path / "killed") == scalars(tmp_path / "straight")
+
+
+def test_a_population_goes_on_from_the_last_step_that_all_have(small_run, tmp_path):
+    runs = [small_run(f"seed={seed}", directory=tmp_path / str(seed)) for seed in range(3)]
+    short = [dataclasses.replace(run, total_steps=200) for run in runs]
+    expected = train([dataclasses.replace(run, directory=None) for run in runs])
+    train(short)  # Its schedules end at 200, so only the check of what is read counts here.
+    found = train(runs, resume=True)
+    assert [result.steps for result in found] == [300] * 3 and found[0].updates == expected[0].updates
+
+
+def test_two_runs_never_share_a_directory(small_run, tmp_path):
+    train([small_run(directory=tmp_path / "run")])
+    before = {path: path.stat().st_mtime for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ValueError, match="already holds a run"):
+        train([small_run(directory=tmp_path / "run")])
+    assert before == {path: path.stat().st_mtime for path in (tmp_path / "run").rglob("*")}
