@@ -53,7 +53,7 @@ class Population:
         self.uniforms = torch.zeros(self.runs, num_envs, self.structure.exploration_numbers)
         self.indices = torch.zeros(self.runs, self.structure.batch_size, dtype=torch.int64)
         self.progress, self.explore = torch.zeros(()), torch.ones(())
-        self._outputs: Any = None
+        self.metrics = {}
         self._observation, self._uniforms, self._indices = self.observation.numpy(), self.uniforms.numpy(), self.indices.numpy()
         self._progress, self._explore = self.progress.numpy(), self.explore.numpy()
         self._compile, self._say = compile, say
@@ -127,14 +127,13 @@ class Population:
     def metrics(self) -> dict[str, Tensor]:
         """What the last update told, [runs, …] each; empty before the first."""
         if self._outputs is None:
-            return {}
+            return self._restored
         metrics = self._update.result(self._outputs)
         return {name: metric[None] for name, metric in metrics.items()} if self.single else metrics
 
     @metrics.setter
     def metrics(self, metrics: dict[str, Tensor]) -> None:
-        tree = {name: metric[0] for name, metric in metrics.items()} if self.single else metrics
-        self._outputs = pytree.tree_leaves(tree) if tree else None
+        self._outputs, self._restored = None, metrics
 
     def learner_tensors(self, run: int) -> dict[str, Tensor]:
         """One run's learner by name, sharing memory with it."""
