@@ -10,6 +10,9 @@ from rlloss.frozen import frozen
 
 Parameters = dict[str, Tensor]
 
+# Up to this width a linear layer is written as sums.
+NARROW = 8
+
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu}
 
 
@@ -37,22 +40,41 @@ class MLP:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation}")
 
     def init(self, generator: torch.Generator, features: tuple[int, ...], outputs: int) -> Parameters:
-        """Weights `layer.weight` [outputs, inputs] and biases `layer.bias` [outputs], layers from 0."""
+        """Weights `layer.weight` and biases `layer.bias` [outputs], layers from 0; for a weight's shape see `linear`."""
         widths = (math.prod(features), *self.hidden, outputs)
         parameters = {}
         for layer, (inputs, width) in enumerate(zip(widths, widths[1:])):
             bound = inputs**-0.5
-            parameters[f"{layer}.weight"] = torch.empty(width, inputs).uniform_(-bound, bound, generator=generator)
+            parameters[f"{layer}.weight"] = torch.empty(sorted((width, inputs))).uniform_(-bound, bound, generator=generator)
             parameters[f"{layer}.bias"] = torch.empty(width).uniform_(-bound, bound, generator=generator)
         return parameters
 
     def __call__(self, parameters: Parameters, observation: Tensor) -> Tensor:
         """Outputs [batch, outputs] of observations [batch, *features]."""
+        activation, last = ACTIVATIONS[self.activation], len(self.hidden)
         x = observation.flatten(1)
-        for layer in range(len(self.hidden)):
-            x = ACTIVATIONS[self.activation](_linear(parameters, layer, x))
-        return _linear(parameters, len(self.hidden), x)
+        for layer in range(last + 1):
+            x = linear(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
+            x = activation(x) if layer < last else x
+        return x
 
 
-def _linear(parameters: Parameters, layer: int, x: Tensor) -> Tensor:
-    return torch.nn.functional.linear(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer whose weight has its wider side last.
+
+        y = x W + b
+
+    Narrow layers, such as the first and the last of a control problem, are sums that compile into
+    one loop with what stands around them; a matrix product costs them several times as much.
+
+    Args:
+        x: [batch, inputs].
+        weight: [inputs, outputs] if inputs < outputs, else [outputs, inputs].
+        bias: [outputs].
+    """
+    widening = x.shape[1] < bias.shape[0]
+    if min(weight.shape) > NARROW:
+        return (x @ weight if widening else x @ weight.T) + bias
+    if widening:
+        return (x[:, :, None] * weight).sum(1) + bias
+    return torch.stack([(x * row).sum(-1) for row in weight.unbind()], -1) + bias

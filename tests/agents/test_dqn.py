@@ -23,8 +23,9 @@ def _batch(n=16):
 
 def _module(parameters):
     module = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-    names = {"0.weight": "0.weight", "0.bias": "0.bias", "2.weight": "1.weight", "2.bias": "1.bias"}
-    module.load_state_dict({theirs: parameters[ours].clone() for theirs, ours in names.items()})
+    with torch.no_grad():
+        for plain, ours in zip(module.parameters(), parameters.values(), strict=True):
+            plain.copy_(ours if ours.shape == plain.shape else ours.T)
     return module
 
 
@@ -57,7 +58,7 @@ def test_updates_are_those_of_plain_torch(target, loss, reference, tracking):
         torch.testing.assert_close(metrics["td_error"], (value - wanted).detach(), rtol=1e-4, atol=1e-5)
     for ours, theirs in ((state.parameters, online), (state.target_parameters, frozen)):
         for mine, plain in zip(ours.values(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(mine, plain.detach(), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(mine if mine.shape == plain.shape else mine.T, plain.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_refresh_copies_the_online_network():
@@ -108,12 +109,20 @@ def test_what_makes_no_sense_is_refused(options, message):
         DQN(**{"observation_space": BOX, "action_space": THREE, **options})
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 64), (64, 2), (64, 64), (20, 30), (30, 20), (3, 3), (8, 8), (8, 9), (9, 8), (1, 1)])
+def test_linear_layers_of_every_width_agree_with_torch(inputs, outputs):
+    parameters = MLP(()).init(torch.Generator().manual_seed(0), (inputs,), outputs)
+    weight = parameters["0.weight"] if inputs >= outputs else parameters["0.weight"].T
+    x = torch.randn(7, inputs)
+    torch.testing.assert_close(MLP(())(parameters, x), torch.nn.functional.linear(x, weight, parameters["0.bias"]))
+
+
 def test_initial_weights_are_torchs_linear():
     parameters = MLP((400,)).init(torch.Generator().manual_seed(0), (100,), 7)
-    assert [tuple(p.shape) for p in parameters.values()] == [(400, 100), (400,), (7, 400), (7,)]
+    assert [tuple(p.shape) for p in parameters.values()] == [(100, 400), (400,), (7, 400), (7,)]
     assert parameters["0.weight"].abs().max() <= 0.1 and parameters["0.weight"].std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
 
 
 def test_gymnasium_is_what_the_spaces_come_from():
     environment = gym.make("CartPole-v1")
-    assert DQN(environment.observation_space, environment.action_space).init(torch.Generator()).parameters["0.weight"].shape == (64, 4)
+    assert DQN(environment.observation_space, environment.action_space).init(torch.Generator()).parameters["0.weight"].shape == (4, 64)
