@@ -6,12 +6,13 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
@@ -46,27 +47,29 @@ def _start(words: Sequence[str]) -> None:
     """Check every job of the command line, then let Hydra run them."""
     OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors instead of printing them.
-    flags = {word for word in words if word.startswith("-")}
-    if flags <= {"-m", "--multirun"}:
-        _check(list(words), flags)
+    parser = get_args_parser()
+    parser.error = _refuse
+    options = parser.parse_args(list(words))
+    if not (options.cfg or options.info or options.hydra_help or options.shell_completion):
+        _check(options.overrides, options.multirun)
     task = hydra.main(config_path=str(config_directory()), config_name="train", version_base="1.3")(_train_one)
     task()
 
 
-def _check(words: list[str], flags: set[str]) -> None:
+def _refuse(message: str) -> None:
+    raise ConfigError(message)
+
+
+def _check(overrides: Sequence[str], multirun: bool) -> None:
     """Build every job once, so that no mistake is found after the first has been trained."""
-    overrides = [word for word in words if word not in flags]
     jobs = [overrides]
-    if flags:
-        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), max_batch_size=None)[0]
+    if multirun:
+        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), max_batch_size=None)[0]
     for job in jobs:
-        own = [word for word in job if not word.startswith("hydra/launcher") and not word.startswith("hydra/sweeper")]
-        config = compose(own)
-        build(config)
-        for word in own:
-            if word.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
-                run_directory.refuse_used(Path(word.partition("=")[2]))
-        run_directory.refuse_used(Path("runs"))
+        build(compose([word for word in job if not word.startswith(("hydra/launcher", "hydra/sweeper"))]))
+    directories = [word.partition("=")[2] for word in overrides if word.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+    for directory in directories or ["runs"]:
+        run_directory.refuse_used(Path(directory))
 
 
 def _train_one(config: DictConfig) -> float:

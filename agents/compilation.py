@@ -67,12 +67,17 @@ def write_over(old: Any, new: Any) -> None:
 
     A leaf that is an old leaf already is skipped when it is in its own place, and copied first when not.
     """
-    old_leaves, new_leaves = pytree.tree_leaves(old), pytree.tree_leaves(new)
-    owners = {leaf.untyped_storage()._cdata for leaf in old_leaves}
-    pairs = [(o, n) for o, n in zip(old_leaves, new_leaves, strict=True) if o.untyped_storage()._cdata != n.untyped_storage()._cdata]
-    pairs = [(o, n.clone() if n.untyped_storage()._cdata in owners else n) for o, n in pairs]
+    pairs = [(o, n) for o, n in zip(pytree.tree_leaves(old), pytree.tree_leaves(new), strict=True) if _place(o) != _place(n)]
+    owners = {_place(leaf)[0] for leaf in pytree.tree_leaves(old)}
+    # Not clone(): the compiler takes it for nothing, and would read the leaf after it has been written over.
+    pairs = [(o, torch.maximum(n, n) if _place(n)[0] in owners else n) for o, n in pairs]
     for target, source in pairs:
         target.copy_(source)
+
+
+def _place(leaf: Tensor) -> tuple:
+    """Where a tensor lies: equal places are one tensor."""
+    return leaf.untyped_storage()._cdata, leaf.storage_offset(), tuple(leaf.shape), leaf.stride()
 
 
 def _compiled(flat: Callable, leaves: list[Tensor], donated: int, name: str, say: Callable[[str], None]) -> Callable[[], list[Tensor]] | None:

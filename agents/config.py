@@ -38,7 +38,10 @@ def config_directory() -> Path:
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The config that `rlloss-train` makes of these command-line words, without Hydra's own part."""
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
-        return container(hydra_compose("train", list(overrides)))
+        try:
+            return container(hydra_compose("train", list(overrides)))
+        except ValueError as error:  # Hydra raises it for some malformed words.
+            raise ConfigError(f"{' '.join(overrides)}: {error}") from error
 
 
 def container(config: DictConfig) -> dict[str, Any]:
@@ -96,8 +99,8 @@ class Builder:
         return self._value(raw, path, **given)
 
     def _value(self, node: Any, path: str, **given: Any) -> Any:
-        if isinstance(node, str) and (reference := REFERENCE.fullmatch(node)):
-            return self.build(reference[1])
+        if reference := _reference(node):
+            return self.build(reference)
         if isinstance(node, str) and "${" in node:
             return OmegaConf.select(self.root, path)
         if isinstance(node, list):
@@ -112,13 +115,20 @@ class Builder:
         target = locate(node["_target_"], f"{path}._target_")
         arguments = {key: self._value(item, f"{path}.{key}") for key, item in node.items() if key not in RESERVED}
         if dataclasses.is_dataclass(target):
-            arguments = _checked(target, arguments, path, given)
+            places = {key: _reference(item) or f"{path}.{key}" for key, item in node.items()}
+            arguments = _checked(target, arguments, path, places, given)
         if node.get("_partial_"):
             return functools.partial(target, **arguments)
         try:
             return target(**arguments, **given)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{path}.{error}" if _names_field(target, str(error)) else f"{path}: {error}") from error
+
+
+def _reference(node: Any) -> str | None:
+    """The dotted path that a value such as ${loss.value} refers to."""
+    found = REFERENCE.fullmatch(node) if isinstance(node, str) else None
+    return found[1] if found else None
 
 
 def locate(name: str, path: str) -> Any:
@@ -142,7 +152,7 @@ def refuse_untrusted(config: Mapping[str, Any], trusted: Iterable[str]) -> None:
     for path, name in _code_names(config):
         package = str(name).partition(".")[0]
         found = locate(name, path) if package in allowed and path.endswith("_target_") else None
-        if package not in allowed or (found and found.__module__.partition(".")[0] not in allowed):
+        if package not in allowed or (found and not (inspect.isclass(found) and found.__module__.partition(".")[0] in allowed)):
             raise ConfigError(f"{path}: {name} is not part of rlloss; if you trust that code, allow it with trust={package}")
 
 
@@ -173,19 +183,19 @@ def keys(config: Any, prefix: str = "") -> list[str]:
     return [name for key, value in config.items() for name in (f"{prefix}{key}", *keys(value, f"{prefix}{key}."))]
 
 
-def _checked(target: type, arguments: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(target: type, arguments: Mapping[str, Any], path: str, places: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a dataclass with their types made right: 1 for a float is 1.0, a list for a tuple is a tuple."""
     hints = typing.get_type_hints(target)
     names = [field.name for field in dataclasses.fields(target) if field.init and field.name not in given]
     _refuse_unknown(arguments, names, f"{path}.")
     register(target)
-    return {key: _typed(value, hints[key], f"{path}.{key}") for key, value in arguments.items()}
+    return {key: _typed(value, hints[key], places[key]) for key, value in arguments.items()}
 
 
 def _refuse_unknown(found: Iterable[str], known: Iterable[str], prefix: str) -> None:
     for name in found:
         if name not in known:
-            raise ConfigError(f"there is no key {prefix}{name}{nearest(name, known)}")
+            raise ConfigError(f"there is no key {prefix}{name}{nearest(prefix + name, [prefix + word for word in known])}")
 
 
 def _typed(value: Any, hint: Any, path: str) -> Any:

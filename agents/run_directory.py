@@ -27,11 +27,13 @@ def refuse_used(directory: Path) -> None:
     """Raise RunDirectoryError if a run lives in this directory already, or nobody can write there."""
     if (directory / CONFIG).exists():
         raise RunDirectoryError(f"{directory} already holds a run; continue it with resume={directory} or choose another directory")
-    parent = directory
+    parent = directory.absolute()
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise RunDirectoryError(f"can't write to {directory}: {parent} is {'not writable' if parent.is_dir() else 'not a directory'}; choose another hydra.run.dir")
+    try:
+        tempfile.TemporaryDirectory(dir=parent).cleanup()
+    except OSError as error:
+        raise RunDirectoryError(f"can't write to {directory}: {error.strerror}: {parent}; choose another hydra.run.dir") from error
 
 
 def claim(directory: Path, config: Mapping[str, Any]) -> None:

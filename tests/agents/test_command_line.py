@@ -1,0 +1,231 @@
+"""The commands as a person types them: what they print, what they leave behind, and what they say of mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agents import command_line
+from agents.config import compose
+from tests.conftest import SMALL
+from tests.events import scalars
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path, capfd):
+    """Runs rlloss-train in an empty directory; gives (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, main=command_line.train_main):
+        monkeypatch.setattr(sys, "argv", ["rlloss-train", *words])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+MISTAKES = [
+    (["agent.discont=0.9"], "there is no key agent.discont; did you mean agent.discount?"),
+    (["+agent.discont=0.9"], "there is no key agent.discont; did you mean agent.discount?"),
+    (["+network.hiden=[3]"], "there is no key network.hiden; did you mean network.hidden?"),
+    (["totl_steps=10"], "there is no key totl_steps; did you mean total_steps?"),
+    (["+totl_steps=10"], "there is no key totl_steps; did you mean total_steps?"),
+    (["lss/value=huber"], "there is no key lss/value; did you mean loss/value?"),
+    (["loss/value=hubr"], "loss/value=hubr is not a choice; choose one of huber, mse; did you mean huber?"),
+    (["env=cartpol"], "env=cartpol is not a choice; choose one of acrobot, cartpole"),
+    (["loss.value=huber"], "loss.value must be a part with a _target_, got 'huber' (a choice is made with a slash: loss/value=huber)"),
+    (["loss/value=mse", "loss.value.delta=2"], "there is no key loss.value.delta"),
+    (["agent.discount=1.5"], "agent.discount must be at least 0 and at most 1, got 1.5"),
+    (["agent.discount=high"], "agent.discount must be a number, got 'high'"),
+    (["agent.batch_size=0"], "agent.batch_size must be at least 1, got 0"),
+    (["agent.batch_size=2.5"], "agent.batch_size must be a whole number, got 2.5"),
+    (["agent.replay.capacity=10"], "agent.replay.capacity 10 is smaller than batch_size"),
+    (["agent.epsilon.start=1.2"], "agent.epsilon.start must be at least 0 and at most 1, got 1.2"),
+    (["loss.value.delta=-1"], "loss.value.delta must be greater than 0, got -1"),
+    (["optimizer.learning_rate=-1"], "optimizer.learning_rate must be at least 0, got -1"),
+    (["network.activation=rlu"], "network.activation must be one of relu, tanh, silu, gelu, got rlu"),
+    (["network.hidden=64"], "network.hidden must be a list such as [1, 2], got 64"),
+    (["total_steps=0"], "total_steps must be at least 1, got 0"),
+    (["seed=-1"], "seed must be at least 0, got -1"),
+    (["seed=x"], "seed must be a whole number, got 'x'"),
+    (["num_envs=0"], "num_envs must be at least 1, got 0"),
+    (["compile=maybe"], "compile must be true or false, got 'maybe'"),
+    (["env.id=Nonsense-v0"], "env: there is no environment Nonsense-v0"),
+    (["env.id=ALE/Pong-v5"], "env: environment ALE/Pong-v5 needs the extra atari: pip install 'rlloss[atari]'"),
+    (["+env.arguments.gravity=3"], "env: environment CartPole-v1 can't be made"),
+    (["env=pendulum"], "DQN needs Discrete actions, but this environment has Box"),
+    (["loss.value._target_=nothing.Here"], "loss.value._target_: there is no nothing.Here"),
+    (["hydra.run.dir=/proc/nowhere/run"], "can't write to /proc/nowhere/run"),
+    (["hydra.run.dir=file/run"], "can't write to file/run: Not a directory"),
+    (["=3"], "=3"),
+    (["-m", "seed=0,1", "agent.discount=0.9,1.5"], "agent.discount must be at least 0 and at most 1, got 1.5"),
+    (["resume=nowhere"], "nowhere is not a run directory"),
+    (["resume=nowhere", "seed=3"], "leave out seed"),
+    (["--nonsense"], "--nonsense"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_a_mistake_is_one_clear_line_and_leaves_nothing(train, tmp_path, words, message):
+    (tmp_path / "file").touch()
+    code, out, err = train(*words)
+    assert code == 2 and out == ""
+    assert len(err.strip().splitlines()) == 1 and err.startswith("rlloss-train: ") and message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_from_start_to_evaluation(train, tmp_path):
+    code, out, err = train(*SMALL, "agent.discount=0.98", "seed=3")
+    assert code == 0 and err == ""
+    (directory,) = tmp_path.glob("runs/cartpole/dqn/*")
+    record = json.loads((directory / "result.json").read_text())
+    assert f"greedy evaluation: return {record['evaluation']['return_mean']:.1f}" in out
+    assert f"run directory: {directory.relative_to(tmp_path)}" in out and f"tensorboard --logdir {directory.relative_to(tmp_path)}" in out
+    assert "step 1 of 300" in out and "steps/s" in out
+
+    code, evaluated, _ = train(str(directory), "--episodes", "2", main=command_line.evaluate_main)
+    assert code == 0 and evaluated == next(line + "\n" for line in out.splitlines() if line.startswith("greedy evaluation"))
+    code, again, _ = train(f"resume={directory}")
+    assert code == 0 and "is complete already" in again
+
+
+def test_a_sweep_gives_every_job_a_directory(train, tmp_path):
+    code, _, _ = train("-m", *SMALL, "seed=0,1", "loss/value=mse,huber", "total_steps=60")
+    assert code == 0 and len(list(tmp_path.glob("runs/sweeps/*/*/result.json"))) == 4
+
+
+def test_a_directory_is_never_used_twice(train, tmp_path):
+    words = [*SMALL, "total_steps=60", "hydra.run.dir=here"]
+    assert train(*words)[0] == 0
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    code, _, err = train(*words)
+    assert code == 2 and "here already holds a run; continue it with resume=here" in err
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+
+
+def _start(directory, *words):
+    command = [sys.executable, str(REPOSITORY / "scripts" / "train.py"), *SMALL, *words]
+    return subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for(pattern, directory):
+    limit = time.time() + 60
+    while not list(directory.glob(pattern)):
+        assert time.time() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_everything_and_the_run_goes_on(train, tmp_path, number):
+    process = _start(tmp_path, "total_steps=3000", "hydra.run.dir=run")
+    _wait_for("run/checkpoint-*00", tmp_path)
+    time.sleep(0.3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "continue with:" in out
+    stopped = scalars(tmp_path / "run")
+    assert stopped and not (tmp_path / "run" / "result.json").exists()
+    code, out, _ = train("resume=run")
+    assert code == 0 and "greedy evaluation" in out
+    train(*SMALL, "total_steps=3000", "hydra.run.dir=straight")
+    assert scalars(tmp_path / "run") == scalars(tmp_path / "straight")
+    assert scalars(tmp_path / "run")[: len(stopped)] == stopped
+
+
+def test_two_processes_can_not_train_one_run(train, tmp_path):
+    process = _start(tmp_path, "total_steps=100000", "hydra.run.dir=run")
+    _wait_for("run/checkpoint-*00", tmp_path)
+    code, _, err = train("resume=run")
+    process.kill()
+    process.communicate()
+    assert code == 2 and "another process is training in run" in err
+
+
+def test_help_names_every_choice_and_setting(train):
+    code, out, _ = train("--help")
+    assert code == 0
+    for group, choices in command_line.groups().items():
+        for choice in choices:
+            line = next(line for line in out.splitlines() if line.strip().startswith(f"{choice} "))
+            assert len(line.split()) > 2, f"{group}={choice} is not explained"
+    for key in compose():
+        assert key in out
+
+
+USERS = '''
+from dataclasses import dataclass
+import gymnasium as gym
+from rlloss.value_losses import ScalarHead
+
+@dataclass(frozen=True)
+class Cubic(ScalarHead):
+    strength: float = 1.0
+
+    def __call__(self, outputs, target):
+        return self.strength * self.error(outputs, target).abs() ** 3
+
+class Mine(gym.envs.classic_control.CartPoleEnv):
+    pass
+
+gym.register("Mine-v0", entry_point=Mine, max_episode_steps=20)
+'''
+
+
+def test_a_persons_own_loss_and_environment_from_their_own_file(train, tmp_path, monkeypatch):
+    (tmp_path / "my_module.py").write_text(USERS)
+    own = ["loss.value._target_=my_module.Cubic", "~loss.value.delta", "+loss.value.strength=0.5", "env.id=my_module:Mine-v0"]
+    code, out, err = train(*SMALL, *own, "hydra.run.dir=run")
+    assert code == 0, err
+    assert max(value for _, tag, value in scalars(tmp_path / "run") if tag == "rollout/episode_length") == 20
+    code, _, err = train("run", main=command_line.evaluate_main)
+    assert code == 2 and "trust=my_module" in err
+    assert train("run", "--trust", "my_module", main=command_line.evaluate_main)[0] == 0
+
+
+def test_a_run_directory_can_not_smuggle_code_in(train, tmp_path):
+    assert train(*SMALL, "total_steps=60", "hydra.run.dir=run")[0] == 0
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    for target in ("os.system", "subprocess.Popen", "agents.command_line.os.system", "agents.command_line.shutil.rmtree"):
+        (tmp_path / "run" / "config.yaml").write_text(config.replace("agents.networks.MLP", target))
+        code, _, err = train("run", main=command_line.evaluate_main)
+        assert code == 2 and "network._target_: " in err and target in err
+
+
+def test_wrappers_and_constructor_arguments(train, tmp_path):
+    words = ["+env/wrapper=[time_aware,time_limit]", "env.wrappers.time_limit.max_episode_steps=7", "+env.arguments.sutton_barto_reward=true"]
+    assert train(*SMALL, *words, "hydra.run.dir=run")[0] == 0
+    values = scalars(tmp_path / "run")
+    assert max(value for _, tag, value in values if tag == "rollout/episode_length") == 7
+    assert max(value for _, tag, value in values if tag == "rollout/episode_return") == 0
+
+
+def test_the_wheel_works_from_anywhere_and_takes_no_common_names(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(REPOSITORY)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    target = tmp_path / "installed"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)], check=True)
+    names = {path.name for path in target.iterdir() if not path.name.endswith(".dist-info")} - {"bin", "__pycache__"}
+    assert names == {"rlloss", "agents"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, str(target / "bin" / "rlloss-train"), *SMALL, "total_steps=60", "env=acrobot"]
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    found = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert list(elsewhere.glob("runs/acrobot/dqn/*/result.json"))
+    where = subprocess.run([sys.executable, "-c", "import agents; print(agents.__file__)"], cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert where.stdout.startswith(str(target))

@@ -1,0 +1,104 @@
+"""Compiled programs: equal to eager, kept once per structure, safe, and never needed."""
+
+import warnings
+
+import pytest
+import torch
+
+from agents import compilation
+from agents.compilation import Recorder, bind, cache_directory, write_over
+from agents.training import train
+
+
+def _step(state, scale):
+    return {"a": state["a"] * scale + state["b"], "b": state["a"]}, state["a"].sum()
+
+
+def _program(**options):
+    state, scale = {"a": torch.ones(3), "b": torch.zeros(3)}, torch.tensor(2.0)
+    return state, scale, bind(_step, (state, scale), donate=True, name="step", say=lambda line: None, **options)
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_new_state_is_written_over_the_old_even_where_parts_change_places(compile):
+    state, scale, program = _program(compile=compile)
+    assert torch.equal(state["a"], torch.ones(3)), "binding must not run the program on the state"
+    assert program.result(program.run()).item() == 3
+    assert state["a"].tolist() == [2, 2, 2] and state["b"].tolist() == [1, 1, 1]
+    scale.fill_(10.0)
+    program.run()
+    assert state["a"].tolist() == [21, 21, 21] and state["b"].tolist() == [2, 2, 2]
+
+
+def test_a_compiled_run_learns_what_an_eager_run_learns(small_run):
+    compiled, eager = (train([small_run()], compile=compile)[0] for compile in (True, False))
+    for name, parameter in eager.learner.parameters.items():
+        torch.testing.assert_close(compiled.learner.parameters[name], parameter, rtol=1e-3, atol=1e-5)
+
+
+def _record(function, *inputs):
+    with Recorder(inputs) as recorder:
+        function(*inputs)
+    return recorder
+
+
+def test_the_key_tells_programs_apart_and_knows_equal_ones():
+    x, y = torch.ones(3), torch.ones(3)
+    keys = [
+        _record(lambda a, b: a * 2.0 + b, x, y).key(),
+        _record(lambda a, b: a * 3.0 + b, x, y).key(),
+        _record(lambda a, b: a * 2.0 - b, x, y).key(),
+        _record(lambda a, b: b * 2.0 + a, x, y).key(),
+        _record(lambda a, b: a * 2.0 + b, torch.ones(4), torch.ones(4)).key(),
+        _record(lambda a, b: a * 2.0 + b + torch.tensor([1.0, 2.0, 3.0]), x, y).key(),
+        _record(lambda a, b: a * 2.0 + b + torch.tensor([1.0, 2.0, 4.0]), x, y).key(),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == _record(lambda c, d: d + 0 if False else c * 2.0 + d, torch.zeros(3), torch.rand(3)).key()
+
+
+def test_the_key_sees_constants_made_outside_the_program():
+    one, other = torch.ones(3), torch.full((3,), 2.0)
+    x = torch.ones(3)
+    assert _record(lambda a: a + one, x).key() != _record(lambda a: a + other, x).key()
+
+
+def test_unused_inputs_are_known():
+    assert _record(lambda a, b, c: a + c, *torch.ones(3, 2)).used == {0, 2}
+
+
+def test_a_second_start_takes_the_package_from_the_cache(monkeypatch):
+    _program(compile=True)
+
+    def forbidden(*_):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(compilation, "_compile", forbidden)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _program(compile=True)
+
+
+def test_without_a_compiler_one_warning_and_the_same_results(monkeypatch, tmp_path):
+    monkeypatch.setenv("RLLOSS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
+    with pytest.warns(UserWarning, match="going on without") as caught:
+        state, _, program = _program(compile=True)
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    program.run()
+    assert state["a"].tolist() == [2, 2, 2]
+
+
+def test_a_cache_others_can_write_to_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("RLLOSS_CACHE", str(tmp_path / "cache"))
+    assert cache_directory().stat().st_mode & 0o777 == 0o700
+    (tmp_path / "cache").chmod(0o777)
+    with pytest.raises(PermissionError, match="chmod 700"):
+        cache_directory()
+
+
+def test_write_over_copies_between_places_of_one_tree():
+    a, b = torch.tensor([1.0]), torch.tensor([2.0])
+    write_over({"a": a, "b": b}, {"a": b, "b": a})
+    assert (a.item(), b.item()) == (2.0, 1.0)
