@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from agents import run_directory
+from agents.command_help import groups, help_text
 from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, refuse_untrusted
 from agents.display import Display
 from agents.evaluation import Evaluation, evaluate, summary
@@ -185,35 +186,6 @@ def in_words(error: Exception) -> str:
     return message.splitlines()[0] if "Error parsing override" not in message else message
 
 
-def groups() -> dict[str, list[str]]:
-    """The config groups and their choices."""
-    found: dict[str, list[str]] = {}
-    for path in sorted(config_directory().rglob("*.yaml")):
-        group = str(path.parent.relative_to(config_directory()))
-        if group != ".":
-            found.setdefault(group, []).append(path.stem)
-    return found
-
-
-def help_text() -> str:
-    """What can be said on the command line, taken from the config files and their comments."""
-    lines = ["rlloss-train trains an agent. Say what to change as name=value; everything has a default.", ""]
-    lines += ["  rlloss-train env=acrobot loss/value=huber loss.value.delta=0.5 seed=3", "  rlloss-train -m loss/value=mse,huber seed=0,1,2      all combinations, one after the other", ""]
-    lines += ["  rlloss-train resume=RUN_DIR                          continue a run that was stopped", ""]
-    lines += ["Choices (name=choice):"]
-    for group, choices in groups().items():
-        lines += [f"  {group if group != 'env/wrapper' else '+env/wrapper'}"]
-        lines += [f"    {choice:<24}{_first_comment(config_directory() / group / f'{choice}.yaml')}" for choice in choices]
-    lines += ["", "Settings (name=value), with their defaults:"]
-    lines += [f"  {line}" for line in (config_directory() / "train.yaml").read_text().split("\n\n", 1)[1].split("\nhydra:")[0].splitlines()]
-    lines += ["", "Settings of a choice, such as agent.discount, stand in its file; print all with: rlloss-train --cfg job"]
-    return "\n".join(lines)
-
-
-def _first_comment(path: Path) -> str:
-    return next((line[2:] for line in path.read_text().splitlines() if line.startswith("# ") and not line.startswith("# @")), "")
-
-
 def _command(name: str) -> str:
     """How this command is called here: by name where it's on the PATH, else by its file."""
     beside = Path(sys.executable).parent / name
@@ -221,7 +193,7 @@ def _command(name: str) -> str:
 
 
 def _tensorboard(directory: Path) -> str:
-    return f"{_command('tensorboard')} --logdir {_shown(directory)} --bind_all=false"
+    return f"{_command('tensorboard')} --logdir {_shown(directory)}"
 
 
 def _shown(path: Path) -> str:

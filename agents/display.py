@@ -46,7 +46,11 @@ class Display:
         """Show how things stand if the last time is a while ago; `status(recent return)` is asked only then."""
         if now >= self._next:
             self._next = now + self.seconds
-            self.show(status(float(np.mean(self.recent)) if self.recent else float("nan")))
+            self.show_last(status)
+
+    def show_last(self, status: Callable[[float], Status]) -> None:
+        """Show how things stand now."""
+        self.show(status(float(np.mean(self.recent)) if self.recent else float("nan")))
 
     def show(self, status: Status) -> None:
         """Show how things stand."""

@@ -29,11 +29,15 @@ class Optimizer(Protocol):
 
 
 class AdamState(NamedTuple):
-    """First and second moments of the gradient, and the number of steps taken."""
+    """First and second moments of the gradient, and β₁ᵗ and β₂ᵗ after t steps.
+
+    The powers are kept, not t: a compiled program would raise them anew for every few parameters.
+    """
 
     mean: Parameters
     square: Parameters
-    steps: Tensor
+    power1: Tensor
+    power2: Tensor
 
 
 @frozen
@@ -64,19 +68,18 @@ class Adam:
         return self.learning_rate * self.schedule(progress)
 
     def init(self, parameters: Parameters) -> AdamState:
-        """Zero moments, zero steps."""
-        return AdamState(_zeros(parameters), _zeros(parameters), torch.zeros(()))
+        """Zero moments, no step taken."""
+        return AdamState(_zeros(parameters), _zeros(parameters), torch.ones(()), torch.ones(()))
 
     def step(self, parameters: Parameters, gradient: Parameters, state: AdamState, progress: Tensor) -> tuple[Parameters, AdamState]:
         """One step; see the class for the formula."""
-        steps = state.steps + 1
-        size = self.rate(progress) / (1 - self.beta1**steps)
-        correction = (1 - self.beta2**steps).sqrt()
+        power1, power2 = self.beta1 * state.power1, self.beta2 * state.power2
+        size, correction = self.rate(progress) / (1 - power1), (1 - power2).sqrt()
         gradient = _decayed(parameters, gradient, self.weight_decay)
         mean = {name: m + (gradient[name] - m) * (1 - self.beta1) for name, m in state.mean.items()}
         square = {name: self.beta2 * v + (1 - self.beta2) * gradient[name] ** 2 for name, v in state.square.items()}
         moved = {name: p - size * mean[name] / (square[name].sqrt() / correction + self.eps) for name, p in parameters.items()}
-        return moved, AdamState(mean, square, steps)
+        return moved, AdamState(mean, square, power1, power2)
 
 
 class RMSPropState(NamedTuple):

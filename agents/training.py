@@ -158,6 +158,7 @@ class Training:
             self.wall_seconds = lap - started
             self._log(ended, progress)
             lap, phases["log"] = clock(), phases["log"] + clock() - lap
+        self.display.show_last(self._status)
 
     def _due(self, every: int) -> int:
         """How many multiples of `every` the last step has passed; 0 if `every` is 0."""

@@ -17,6 +17,7 @@ hypothesis.settings.load_profile("slow machines")
 
 SMALL = [
     "network.hidden=[16]",
+    "loss/value=huber",
     "agent.batch_size=16",
     "agent.learning_starts=50",
     "agent.replay.capacity=200",

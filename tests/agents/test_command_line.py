@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import command_line
+from agents import command_help, command_line
 from agents.config import compose
 from tests.conftest import SMALL
 from tests.events import scalars
@@ -54,7 +54,7 @@ MISTAKES = [
     (["agent.batch_size=2.5"], "agent.batch_size must be a whole number, got 2.5"),
     (["agent.replay.capacity=10"], "agent.replay.capacity 10 is smaller than batch_size"),
     (["agent.epsilon.start=1.2"], "agent.epsilon.start must be at least 0 and at most 1, got 1.2"),
-    (["loss.value.delta=-1"], "loss.value.delta must be greater than 0, got -1"),
+    (["loss/value=huber", "loss.value.delta=-1"], "loss.value.delta must be greater than 0, got -1"),
     (["optimizer.learning_rate=-1"], "optimizer.learning_rate must be at least 0, got -1"),
     (["network.activation=rlu"], "network.activation must be one of relu, tanh, silu, gelu, got rlu"),
     (["network.hidden=64"], "network.hidden must be a list such as [1, 2], got 64"),
@@ -157,7 +157,7 @@ def test_two_processes_can_not_train_one_run(train, tmp_path):
 def test_help_names_every_choice_and_setting(train):
     code, out, _ = train("--help")
     assert code == 0
-    for group, choices in command_line.groups().items():
+    for group, choices in command_help.groups().items():
         for choice in choices:
             line = next(line for line in out.splitlines() if line.strip().startswith(f"{choice} "))
             assert len(line.split()) > 2, f"{group}={choice} is not explained"

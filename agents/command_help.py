@@ -1,0 +1,67 @@
+"""What `rlloss-train --help` says, taken from the config files and their comments."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from agents.config import config_directory
+
+
+def groups() -> dict[str, list[str]]:
+    """The config groups and their choices."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(config_directory().rglob("*.yaml")):
+        group = str(path.parent.relative_to(config_directory()))
+        if group != ".":
+            found.setdefault(group, []).append(path.stem)
+    return found
+
+
+def help_text() -> str:
+    """What can be said on the command line, taken from the config files and their comments."""
+    lines = ["rlloss-train trains an agent. Say what to change as name=value; everything has a default.", ""]
+    lines += ["  rlloss-train env=acrobot loss/value=huber loss.value.delta=0.5 seed=3", "  rlloss-train -m loss/value=mse,huber seed=0,1,2      all combinations, one after the other", ""]
+    lines += ["  rlloss-train resume=RUN_DIR                          continue a run that was stopped", ""]
+    lines += ["Choices (name=choice):"]
+    for group, choices in groups().items():
+        lines += [f"  {group if group != 'env/wrapper' else '+env/wrapper'}"]
+        lines += [f"    {choice:<24}{_first_comment(config_directory() / group / f'{choice}.yaml')}" for choice in choices]
+    lines += ["", "Settings (name=value), with their defaults:"]
+    lines += _settings("train", "")
+    for group, choice in default_choices():
+        if settings := _settings(f"{group}/{choice}", group.replace("/", ".")):
+            lines += ["", f"Settings of {group}={choice}, the default:", *settings]
+    lines += ["", "Those of other choices: rlloss-train GROUP=CHOICE --cfg job"]
+    return "\n".join(lines)
+
+
+def default_choices(file: str = "train", prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The groups of a config file and what is chosen in them, the choices' own groups included."""
+    for item in OmegaConf.load(config_directory() / f"{file}.yaml").get("defaults", []):
+        for group, choice in item.items() if OmegaConf.is_dict(item) else ():
+            if choice is not None and not group.startswith("override "):
+                yield f"{prefix}{group}", choice
+                yield from default_choices(f"{prefix}{group}/{choice}", f"{prefix}{group}/")
+
+
+def _settings(file: str, prefix: str) -> list[str]:
+    """The settings of a config file as dotted names with their values and comments."""
+    lines, path = [], []
+    for line in (config_directory() / f"{file}.yaml").read_text().splitlines():
+        found = re.match(r"( *)(\w+):(?: ([^#]*))?(# .*)?$", line)
+        if not found or found[2] in ("_target_", "_partial_", "defaults") or "${" in line:
+            continue
+        path = [*path[: len(found[1]) // 2], found[2]]
+        if path[0] == "hydra":
+            break
+        value, comment = (found[3] or "").strip(), (found[4] or "").removeprefix("# ")
+        name = ".".join([*filter(None, [prefix]), *path])
+        if value or comment:
+            lines.append(f"  {f'{name}={value}' if value else f'{name}.…':<46}{comment}".rstrip())
+    return lines
+
+
+def _first_comment(path: Path) -> str:
+    return next((line[2:] for line in path.read_text().splitlines() if line.startswith("# ") and not line.startswith("# @")), "")
