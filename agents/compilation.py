@@ -5,6 +5,7 @@ import functools
 import hashlib
 import io
 import logging
+import operator
 import os
 import platform
 import stat
@@ -20,6 +21,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# Numbers of runs to trace with, and the number that the compiler takes for usual.
+PRIMES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+TYPICAL_RUNS = 16
+
 
 class Program(NamedTuple):
     """A function bound to its tensors: `run()` gives flat outputs, `result(outputs)` their tree."""
@@ -28,38 +33,53 @@ class Program(NamedTuple):
     result: Callable[[list[Tensor]], Any]
 
 
-def bind(function: Callable, arguments: Sequence[Any], *, donate: bool, compile: bool, name: str, say: Callable[[str], None]) -> Program:
-    """`function` as a program without arguments, bound to the tensors that `arguments` hold now.
+def bind(function: Callable, stacked: Sequence[Any], shared: Sequence[Any] = (), *, donate: bool, compile: bool, name: str, say: Callable[[str], None]) -> Program:
+    """One run's pure function as a program for a population, bound to the tensors that the arguments hold now.
 
-    Whoever writes into those tensors changes what the next run reads.
+    Whoever writes into those tensors changes what the next run of the program reads. A compiled program
+    is the same machine code for any number of runs, so a run gets the same bits alone and among many.
 
     Args:
-        function: pure. With `donate` it returns (new first argument, outputs), else only outputs.
-        arguments: pytrees of tensors.
+        function: pure, for one run. With `donate` it returns (new first argument, outputs), else only outputs.
+        stacked: pytrees of tensors [runs, …], the parts of which the runs are mapped over.
+        shared: pytrees of tensors that all runs see whole.
         donate: write the new first argument over the old one's tensors.
         compile: compile ahead of time, or take the package from the cache; falls back to eager with one warning.
         name: said while compiling.
         say: takes lines for a person.
 
     Returns:
-        The program; its `result` is known once it has been compiled or run.
+        The program; its `result` is known once it has been compiled or run, and is [runs, …] throughout.
     """
-    leaves, structure = pytree.tree_flatten(tuple(arguments))
+    runs = pytree.tree_leaves(stacked)[0].shape[0]
     outputs_structure = None
 
-    def flat(*leaves: Tensor) -> list[Tensor]:
-        nonlocal outputs_structure
-        inputs = pytree.tree_unflatten(list(leaves), structure)
-        result = function(*inputs)
-        if donate:
-            fresh, result = result
-            write_over(inputs[0], fresh)
-        outputs, outputs_structure = pytree.tree_flatten(result)
-        return outputs
+    def program(function: Callable, arguments: Sequence[Any]) -> tuple[Callable, list[Tensor]]:
+        leaves, structure = pytree.tree_flatten(tuple(arguments))
 
-    donated = len(pytree.tree_leaves(arguments[0])) if donate else 0
-    run = _compiled(flat, leaves, donated, name, say) if compile else None
-    return Program(run or functools.partial(flat, *leaves), lambda outputs: pytree.tree_unflatten(outputs, outputs_structure))
+        def flat(*leaves: Tensor) -> list[Tensor]:
+            nonlocal outputs_structure
+            inputs = pytree.tree_unflatten(list(leaves), structure)
+            result = function(*inputs)
+            if donate:
+                fresh, result = result
+                write_over(inputs[0], fresh)
+            outputs, outputs_structure = pytree.tree_flatten(result)
+            return outputs
+
+        return flat, leaves
+
+    mapped = torch.func.vmap(function, in_dims=(0,) * len(stacked) + (None,) * len(shared))
+    flat, leaves = program(mapped, (*stacked, *shared))
+    if compile:
+        counts = [len(pytree.tree_leaves(part)) for part in (stacked[0], stacked)]
+        if run := _compiled(flat, leaves, counts[0] if donate else 0, counts[1], name, say):
+            return Program(run, lambda outputs: pytree.tree_unflatten(outputs, outputs_structure))
+    if runs > 1:
+        return Program(functools.partial(flat, *leaves), lambda outputs: pytree.tree_unflatten(outputs, outputs_structure))
+    # A single eager run goes without vmap, which would double its time.
+    flat, leaves = program(function, (*pytree.tree_map(lambda leaf: leaf[0], tuple(stacked)), *shared))
+    return Program(functools.partial(flat, *leaves), lambda outputs: pytree.tree_unflatten([output[None] for output in outputs], outputs_structure))
 
 
 def write_over(old: Any, new: Any) -> None:
@@ -80,20 +100,25 @@ def _place(leaf: Tensor) -> tuple:
     return leaf.untyped_storage()._cdata, leaf.storage_offset(), tuple(leaf.shape), leaf.stride()
 
 
-def _compiled(flat: Callable, leaves: list[Tensor], donated: int, name: str, say: Callable[[str], None]) -> Callable[[], list[Tensor]] | None:
-    """A runner of the compiled package, or None with a warning where compiling fails."""
+def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, name: str, say: Callable[[str], None]) -> Callable[[], list[Tensor]] | None:
+    """A runner of the compiled package, or None with a warning where compiling fails.
+
+    The first `donated` leaves are written over, the first `stacked` are [runs, …].
+    """
     try:
-        # Recording runs the function once: the donated leaves must not change by it.
-        trial = [leaf.clone() if index < donated else leaf for index, leaf in enumerate(leaves)]
-        recorder = Recorder(trial)
+        if not all(leaf.is_contiguous() for leaf in leaves):
+            raise ValueError("all tensors must be contiguous")
+        # Recording runs the function once, on two runs made of the first: the donated leaves must not change by it.
+        trial = [leaf[:1].expand(2, *leaf.shape[1:]) if index < stacked else leaf for index, leaf in enumerate(leaves)]
+        recorder = Recorder([leaf.clone() if index < donated else leaf for index, leaf in enumerate(trial)])
         with recorder:
-            flat(*trial)
+            flat(*recorder.inputs)
         package = cache_directory() / f"{recorder.key()}.pt2"
         if not package.exists():
             say(f"compiling {name} ({recorder.operations} operations), once for this structure …")
             started = time.perf_counter()
             with _quiet():
-                _compile(flat, trial, sorted(recorder.used), package)
+                _compile(flat, trial, stacked, sorted(recorder.used), package)
             say(f"compiled {name} in {time.perf_counter() - started:.1f} s, kept in {package.parent}")
         # Not torch._inductor.aoti_load_package: importing it takes over a second, which a warm start need not spend.
         loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", True, 1, -1)
@@ -104,23 +129,68 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, name: str, say
         return None
 
 
-def _compile(flat: Callable, leaves: list[Tensor], used: list[int], package: Path) -> None:
+def _compile(flat: Callable, trial: list[Tensor], stacked: int, used: list[int], package: Path) -> None:
     """Compile a function of those of its leaves that it uses, since each input costs time at every call."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(package.parent / "inductor"))
     from torch._inductor import aoti_compile_and_package
-    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch._subclasses import FakeTensorMode
 
-    def reduced(*inputs: Tensor) -> list[Tensor]:
-        everything = list(leaves)
-        for index, leaf in zip(used, inputs, strict=True):
-            everything[index] = leaf
-        return flat(*everything)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
 
-    inputs = tuple(leaves[index] for index in used)
-    program = torch.export.export(make_fx(reduced)(*(leaf.clone() for leaf in inputs)), inputs, strict=False)
+    def imagine(runs: int) -> list[Tensor]:
+        with mode:
+            return [torch.empty((runs, *leaf.shape[1:]) if index < stacked else leaf.shape, dtype=leaf.dtype, device=leaf.device) for index, leaf in enumerate(trial)]
+
+    graph = _for_any_runs(flat, imagine, trial, stacked, used)
+    runs = torch.export.Dim("runs", min=1, max=65_536)
+    dynamic = tuple({0: runs} if index < stacked else None for index in used)
+    examples = imagine(TYPICAL_RUNS)
+    program = torch.export.export(graph, tuple(examples[index] for index in used), dynamic_shapes=dynamic, strict=False)
     with tempfile.TemporaryDirectory(dir=package.parent) as directory:
         made = aoti_compile_and_package(program, package_path=str(Path(directory) / "made.pt2"))
         os.replace(made, package)
+
+
+def _for_any_runs(flat: Callable, imagine: Callable[[int], list[Tensor]], trial: list[Tensor], stacked: int, used: list[int]) -> torch.fx.GraphModule:
+    """The graph of a function in which the number of runs is no constant but read from the first input.
+
+    vmap writes the number of runs into a graph as a plain number. So the function is traced with a prime
+    number of runs that divides no other size, and every multiple of it is replaced. The graph is then
+    tried on two runs against the function itself.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    sizes = [size for leaf in trial for size in leaf.shape]
+    mark = next(prime for prime in PRIMES if all(size % prime for size in sizes))
+    everything = imagine(mark)
+
+    def reduced(*inputs: Tensor) -> list[Tensor]:
+        leaves = list(everything)
+        for index, leaf in zip(used, inputs, strict=True):
+            leaves[index] = leaf
+        return flat(*leaves)
+
+    graph = make_fx(reduced)(*(everything[index] for index in used))
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    first = next(node for index, node in zip(used, placeholders, strict=True) if index < stacked)
+    with graph.graph.inserting_after(placeholders[-1]):
+        runs = graph.graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
+
+    def multiple(value: Any) -> Any:
+        is_multiple = type(value) is int and 0 < value < 2**40 and value % mark == 0
+        return graph.graph.call_function(operator.mul, (runs, value // mark)) if is_multiple else value
+
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node is not runs:
+            with graph.graph.inserting_before(node):
+                node.args, node.kwargs = pytree.tree_map(multiple, (node.args, dict(node.kwargs)))
+    graph.recompile()
+
+    expected = flat(*(leaf.clone() for leaf in trial))
+    found = graph(*(trial[index].clone() for index in used))
+    if not all(torch.equal(e, f) or torch.allclose(e, f, equal_nan=True) for e, f in zip(expected, found, strict=True)):
+        raise RuntimeError("the traced program differs from the function: it depends on the number of runs")
+    return graph
 
 
 class Recorder(TorchDispatchMode):
@@ -138,7 +208,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.used: set[int] = set()
         self.operations = 0
-        self._inputs = len(inputs)
+        self.inputs = list(inputs)
         self._known: dict[int, int] = {}
         self._alive: list[Tensor] = []  # A tensor that is freed could pass its identity on.
         self._digest = hashlib.sha256()
@@ -173,7 +243,7 @@ class Recorder(TorchDispatchMode):
             return value
         if id(value) not in self._known:  # A constant of the program.
             self._note(value.numpy(force=True).tobytes())
-        elif self._known[id(value)] < self._inputs:
+        elif self._known[id(value)] < len(self.inputs):
             self.used.add(self._known[id(value)])
         return self._new(value)
 

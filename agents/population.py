@@ -40,7 +40,6 @@ class Population:
     def __init__(self, agents: Sequence[Any], seeds: Sequence[int], num_envs: int, *, compile: bool, say: Callable[[str], None]) -> None:
         self.agents, self.runs = list(agents), len(seeds)
         self.structure = agents[0]
-        self.single = self.runs == 1 and not compile
         self.hyperparameters = stack(agents)
         self.learner = stack([agent.init(torch_generator(seed, "initial weights")) for agent, seed in zip(agents, seeds, strict=True)])
         shape, dtype = storage(self.structure.observation_space)
@@ -86,15 +85,7 @@ class Population:
         return self._program(refresh, (self.learner, self.hyperparameters), (), donate=True, compile=False)
 
     def _program(self, function: Callable, stacked: tuple, shared: tuple, *, donate: bool, compile: bool) -> Program:
-        """One run's pure function as a program for all runs: `stacked` has a part for each, `shared` is for all."""
-        name = function.__name__
-        # A single eager run goes without vmap, which would double its time. Compiled, vmap costs
-        # nothing and gives one run the very operations it has among many: the same bits.
-        if self.single:
-            stacked = unstack(stacked, 0)
-        else:
-            function = torch.func.vmap(function, in_dims=(0,) * len(stacked) + (None,) * len(shared))
-        return bind(function, (*stacked, *shared), donate=donate, compile=compile, name=name, say=self._say)
+        return bind(function, stacked, shared, donate=donate, compile=compile, name=function.__name__, say=self._say)
 
     def act(self, position: int, progress: float) -> np.ndarray:
         """Actions [runs, environments] for what `observation` holds, exploring with the streams' numbers there."""
@@ -128,8 +119,7 @@ class Population:
         """What the last update told, [runs, …] each; empty before the first."""
         if self._outputs is None:
             return self._restored
-        metrics = self._update.result(self._outputs)
-        return {name: metric[None] for name, metric in metrics.items()} if self.single else metrics
+        return self._update.result(self._outputs)
 
     @metrics.setter
     def metrics(self, metrics: dict[str, Tensor]) -> None:

@@ -11,7 +11,8 @@ def same_shape(**tensors: Tensor) -> None:
     The names of the keyword arguments stand in the message.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) > 1:
+    # Not a set: sizes may be symbols, while a program is traced, and symbols have no hash.
+    if any(shape != next(iter(shapes.values())) for shape in shapes.values()):
         listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"shapes differ: {listing}; losses never broadcast, so reshape them to be equal")
 

@@ -15,19 +15,19 @@ def _step(state, scale):
 
 
 def _program(**options):
-    state, scale = {"a": torch.ones(3), "b": torch.zeros(3)}, torch.tensor(2.0)
+    state, scale = {"a": torch.ones(1, 3), "b": torch.zeros(1, 3)}, torch.tensor([2.0])
     return state, scale, bind(_step, (state, scale), donate=True, name="step", say=lambda line: None, **options)
 
 
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 def test_new_state_is_written_over_the_old_even_where_parts_change_places(compile):
     state, scale, program = _program(compile=compile)
-    assert torch.equal(state["a"], torch.ones(3)), "binding must not run the program on the state"
+    assert torch.equal(state["a"], torch.ones(1, 3)), "binding must not run the program on the state"
     assert program.result(program.run()).item() == 3
-    assert state["a"].tolist() == [2, 2, 2] and state["b"].tolist() == [1, 1, 1]
+    assert state["a"].tolist() == [[2, 2, 2]] and state["b"].tolist() == [[1, 1, 1]]
     scale.fill_(10.0)
     program.run()
-    assert state["a"].tolist() == [21, 21, 21] and state["b"].tolist() == [2, 2, 2]
+    assert state["a"].tolist() == [[21, 21, 21]] and state["b"].tolist() == [[2, 2, 2]]
 
 
 def test_a_compiled_run_learns_what_an_eager_run_learns(small_run):
@@ -87,7 +87,7 @@ def test_without_a_compiler_one_warning_and_the_same_results(monkeypatch, tmp_pa
         state, _, program = _program(compile=True)
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
     program.run()
-    assert state["a"].tolist() == [2, 2, 2]
+    assert state["a"].tolist() == [[2, 2, 2]]
 
 
 def test_a_cache_others_can_write_to_is_not_used(monkeypatch, tmp_path):
