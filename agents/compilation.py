@@ -25,6 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 PRIMES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
 TYPICAL_RUNS = 16
 
+# For two small programs, precompiling torch's headers and trying out every instruction set takes longer than it saves.
+QUICK = {"aot_inductor.precompile_headers": False, "cpp_cache_precompile_headers": False, "cpp.vec_isa_ok": True}
+
 
 class Program(NamedTuple):
     """A function bound to its tensors: `run()` gives flat outputs, `result(outputs)` their tree."""
@@ -147,7 +150,7 @@ def _compile(flat: Callable, trial: list[Tensor], stacked: int, used: list[int],
     examples = imagine(TYPICAL_RUNS)
     program = torch.export.export(graph, tuple(examples[index] for index in used), dynamic_shapes=dynamic, strict=False)
     with tempfile.TemporaryDirectory(dir=package.parent) as directory:
-        made = aoti_compile_and_package(program, package_path=str(Path(directory) / "made.pt2"))
+        made = aoti_compile_and_package(program, package_path=str(Path(directory) / "made.pt2"), inductor_configs=QUICK)
         os.replace(made, package)
 
 

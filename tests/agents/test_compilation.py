@@ -79,6 +79,23 @@ def test_a_second_start_takes_the_package_from_the_cache(monkeypatch):
         _program(compile=True)
 
 
+def test_one_package_serves_any_number_of_runs(monkeypatch):
+    _program(compile=True)
+    monkeypatch.setattr(compilation, "_compile", None)
+    for runs in (2, 5, 64):
+        state, scale = {"a": torch.ones(runs, 3), "b": torch.zeros(runs, 3)}, torch.arange(float(runs))
+        program = bind(_step, (state, scale), donate=True, compile=True, name="step", say=lambda line: None)
+        assert program.result(program.run()).tolist() == [3.0] * runs
+        assert torch.equal(state["a"], torch.arange(float(runs))[:, None].expand(runs, 3))
+
+
+def test_a_program_that_depends_on_the_number_of_runs_otherwise_is_not_compiled():
+    everyone = torch.ones(1, 3)
+    with pytest.warns(UserWarning, match="going on without"):
+        program = bind(lambda x, y: x * y.sum() + y.shape[0] * 1009, (everyone,), (torch.ones(7),), donate=False, compile=True, name="f", say=lambda line: None)
+    assert program.result(program.run()).tolist() == [[7 + 7 * 1009] * 3]
+
+
 def test_without_a_compiler_one_warning_and_the_same_results(monkeypatch, tmp_path):
     monkeypatch.setenv("RLLOSS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", "/nowhere/g++")
