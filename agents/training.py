@@ -81,19 +81,16 @@ def train(runs: Sequence[Run], *, compile: bool = True, resume: bool = False, di
     _check_together(runs)
     raise_malloc_thresholds()
     with contextlib.ExitStack() as stack, threads(len(runs)):
-        for run in runs:
-            if run.directory and not resume:
-                run_directory.claim(run.directory, run.config)
-            if run.directory:
-                stack.enter_context(run_directory.locked(run.directory))
         training = Training(runs, compile, display or quiet())
         stack.callback(training.close)
-        if resume:
-            training.restore()
-        else:
-            training.begin()
-        stopped = stack.enter_context(_interruptible())
-        training.loop(stopped)
+        for run in runs:
+            if run.directory:
+                if not resume:
+                    run_directory.claim(run.directory, run.config)
+                stack.enter_context(run_directory.locked(run.directory))
+        training.restore() if resume else training.begin()
+        training.compile()
+        training.loop(stack.enter_context(_interruptible()))
         return training.finish()
 
 
@@ -104,11 +101,9 @@ class Training:
         self.runs, self.settings, self.display = runs, runs[0], display
         self.agent = self.settings.agent
         seeds = [run.seed for run in runs]
-        started = time.perf_counter()
         self.population = Population([run.agent for run in runs], seeds, self.settings.num_envs, compile=compile, say=display.say)
         self.episodes = Episodes([run.environment for run in runs], seeds, self.population.observation.numpy(), self.population.layout)
-        self.population.prepare()
-        self.compile_seconds = time.perf_counter() - started
+        self.compile_seconds = 0.0
         self.step = self.updates = 0
         self.wall_seconds = 0.0
         self.phases = dict.fromkeys(PHASES, 0.0)
@@ -116,6 +111,12 @@ class Training:
         self.evaluators: list[Any] = []
         self.evaluation_returns: list[list[float]] = [[] for _ in runs]
         self._resumed = self._logged = (0, 0, 0.0)
+
+    def compile(self) -> None:
+        """Make the programs, which takes seconds where they aren't in the cache."""
+        started = time.perf_counter()
+        self.population.prepare()
+        self.compile_seconds = time.perf_counter() - started
 
     def begin(self) -> None:
         """Start from step 0."""
