@@ -1,12 +1,13 @@
 """The commands `rlloss-train` and `rlloss-evaluate`. A mistake ends in one clear line and exit code 2."""
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from agents import run_directory
 from agents.command_help import groups, help_text
 from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, refuse_untrusted
 from agents.display import Display
+from agents.environments import UnrepeatableError
 from agents.evaluation import Evaluation, evaluate, summary
 from agents.population import Population
 from agents.run_directory import RunDirectoryError
@@ -78,7 +80,7 @@ def _train_one(config: DictConfig) -> float:
     values = container(config)
     directory = Path(HydraConfig.get().runtime.output_dir)
     run_directory.refuse_used(directory)
-    return _report(train([build(values, directory)], compile=values["compile"], display=Display(_console()))[0])
+    return _report(train([build(values, directory)], compile=values["compile"], display=Display(Console()))[0])
 
 
 def _resume(words: Sequence[str]) -> None:
@@ -91,7 +93,7 @@ def _resume(words: Sequence[str]) -> None:
         print(f"{directory} is complete already; see it with {_tensorboard(directory)}")
         return
     run, values = _recorded_run(directory, options.get("trust", "").split(","))
-    _report(train([run], compile=values["compile"], resume=True, display=Display(_console()))[0])
+    _report(train([run], compile=values["compile"], resume=True, display=Display(Console()))[0])
 
 
 def _recorded_run(directory: Path, trusted: Sequence[str]) -> tuple[Run, dict[str, Any]]:
@@ -135,38 +137,37 @@ def _evaluate(directory: Path, episodes: int, seed: int | None, trusted: Sequenc
     step = run_directory.newest_checkpoint([directory])
     tensors, _ = run_directory.load_checkpoint(directory, step)
     population = Population([run.agent], [run.seed], run.num_envs, compile=False, say=print)
-    population.load_learner(0, tensors)
+    try:
+        population.load_learner(0, tensors)
+        settings = Evaluation(episodes=episodes, max_steps=run.evaluation.max_steps)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     environments = [run.environment.make() for _ in range(run.num_envs)]
     try:
         seeds = [run.seed if seed is None else seed]
-        settings = Evaluation(episodes=episodes, max_steps=run.evaluation.max_steps)
         return evaluate(lambda: population.act_greedily(1.0), environments, population.observation.numpy(), seeds, step, settings)[0]
     finally:
         for environment in environments:
             environment.close()
 
 
-class _one_line:
-    """Turns mistakes into one line and exit code 2, and Ctrl-C into exit code 130, without traceback."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
+@contextlib.contextmanager
+def _one_line(command: str) -> Iterator[None]:
+    """Turn mistakes into one line and exit code 2, and Ctrl-C into exit code 130, without traceback."""
+    if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # A person's own losses and environments lie where they work.
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            sys.exit(INTERRUPTED)
-        if isinstance(error, (ConfigError, RunDirectoryError)):
-            message = str(error)
-        elif isinstance(error, (HydraException, OmegaConfBaseException)):
-            message = in_words(error)
-        else:
-            return
-        print(f"{self.command}: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(MISTAKE)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (ConfigError, RunDirectoryError, UnrepeatableError) as error:
+        message = str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = in_words(error)
+    else:
+        return
+    print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(MISTAKE)
 
 
 def in_words(error: Exception) -> str:
@@ -201,6 +202,3 @@ def _shown(path: Path) -> str:
     path = Path(path)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
-
-def _console() -> Console:
-    return Console()

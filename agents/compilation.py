@@ -2,12 +2,10 @@
 
 import contextlib
 import functools
-import hashlib
 import io
 import logging
 import operator
 import os
-import platform
 import stat
 import tempfile
 import time
@@ -19,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from agents.recorder import Recorder
 
 # Numbers of runs to trace with, and the number that the compiler takes for usual.
 PRIMES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
@@ -40,7 +39,7 @@ def bind(function: Callable, stacked: Sequence[Any], shared: Sequence[Any] = (),
     """One run's pure function as a program for a population, bound to the tensors that the arguments hold now.
 
     Whoever writes into those tensors changes what the next run of the program reads. A compiled program
-    is the same machine code for any number of runs, so a run gets the same bits alone and among many.
+    is made for any number of runs, so a run gets the same bits alone and among many.
 
     Args:
         function: pure, for one run. With `donate` it returns (new first argument, outputs), else only outputs.
@@ -116,7 +115,7 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, 
         recorder = Recorder([leaf.clone() if index < donated else leaf for index, leaf in enumerate(trial)])
         with recorder:
             flat(*recorder.inputs)
-        package = cache_directory() / f"{recorder.key()}.pt2"
+        package = cache_directory() / f"{recorder.key(Path(__file__).read_bytes())}.pt2"
         if not package.exists():
             say(f"compiling {name} ({recorder.operations} operations), once for this structure …")
             started = time.perf_counter()
@@ -189,66 +188,11 @@ def _for_any_runs(flat: Callable, imagine: Callable[[int], list[Tensor]], trial:
                 node.args, node.kwargs = pytree.tree_map(multiple, (node.args, dict(node.kwargs)))
     graph.recompile()
 
-    expected = flat(*(leaf.clone() for leaf in trial))
-    found = graph(*(trial[index].clone() for index in used))
-    if not all(torch.equal(e, f) or torch.allclose(e, f, equal_nan=True) for e, f in zip(expected, found, strict=True)):
+    mine, its = ([leaf.clone() for leaf in trial] for _ in range(2))
+    expected, found = [*flat(*mine), *mine], [*graph(*(its[index] for index in used)), *its]
+    if not all(torch.allclose(e, f, equal_nan=True) for e, f in zip(expected, found, strict=True)):
         raise RuntimeError("the traced program differs from the function: it depends on the number of runs")
     return graph
-
-
-class Recorder(TorchDispatchMode):
-    """Writes down the operations of a function: two functions with one record compute the same thing.
-
-    It stands in for tracing where only the key of a compiled package is asked for: it is exact, whatever
-    code the function calls, and takes milliseconds where torch's tracer takes seconds to import.
-    """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # True would import torch._dynamo, which takes more than a second.
-
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.used: set[int] = set()
-        self.operations = 0
-        self.inputs = list(inputs)
-        self._known: dict[int, int] = {}
-        self._alive: list[Tensor] = []  # A tensor that is freed could pass its identity on.
-        self._digest = hashlib.sha256()
-        for leaf in inputs:
-            self._note(self._new(leaf))
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations += 1
-        self._note(function, pytree.tree_map(self._read, (args, kwargs or {})))
-        result = function(*args, **(kwargs or {}))
-        self._note(pytree.tree_map(self._new, result))
-        return result
-
-    def key(self) -> str:
-        """A name for what was recorded, on this machine, with this torch and so many threads."""
-        self._note(torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _processor())
-        return self._digest.hexdigest()[:32]
-
-    def _note(self, *parts: Any) -> None:
-        self._digest.update(repr([str(part) for part in parts]).encode())
-
-    def _new(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in self._known:
-            self._known[id(value)] = len(self._alive)
-            self._alive.append(value)
-        return f"#{self._known[id(value)]}:{value.dtype}{list(value.shape)}{list(value.stride())}{value.device}"
-
-    def _read(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in self._known:  # A constant of the program.
-            self._note(value.numpy(force=True).tobytes())
-        elif self._known[id(value)] < len(self.inputs):
-            self.used.add(self._known[id(value)])
-        return self._new(value)
 
 
 def cache_directory() -> Path:
@@ -264,15 +208,6 @@ def cache_directory() -> Path:
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise PermissionError(f"{directory} belongs to, or can be written by, others; run chmod 700 on it or set RLLOSS_CACHE")
     return directory
-
-
-def _processor() -> str:
-    """What the machine code depends on: Linux tells the instruction sets, elsewhere the name must do."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        return platform.machine() + platform.processor()
 
 
 @contextlib.contextmanager

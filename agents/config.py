@@ -50,11 +50,6 @@ def container(config: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(config, resolve=False)
 
 
-def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with all references replaced by what they stand for."""
-    return OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
-
-
 def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
     """The run that a config describes, its environment tried once for its spaces.
 
@@ -153,7 +148,7 @@ def refuse_untrusted(config: Mapping[str, Any], trusted: Iterable[str]) -> None:
         package = str(name).partition(".")[0]
         found = locate(name, path) if package in allowed and path.endswith("_target_") else None
         if package not in allowed or (found and not (inspect.isclass(found) and found.__module__.partition(".")[0] in allowed)):
-            raise ConfigError(f"{path}: {name} is not part of rlloss; if you trust that code, allow it with trust={package}")
+            raise ConfigError(f"{path}: {name} is not part of rlloss; if you trust that code, allow it with --trust {package} (trust={package} beside resume)")
 
 
 def _code_names(node: Any, path: str = "") -> Iterable[tuple[str, str]]:
@@ -164,7 +159,7 @@ def _code_names(node: Any, path: str = "") -> Iterable[tuple[str, str]]:
             where = f"{path}.{key}".lstrip(".")
             if key == "_target_":
                 yield where, value
-            elif key in ("id", "env_id") and ":" in str(value):
+            elif key == "id" and ":" in str(value):
                 yield where, str(value).partition(":")[0]
             else:
                 yield from _code_names(value, where)
@@ -211,7 +206,7 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
             return int(value)
         if hint in (str, bool) and isinstance(value, hint):
             return value
-        raise ConfigError(f"{path} must be {_article(hint.__name__)}, got {value!r}")
+        raise ConfigError(f"{path} must be {_in_words(hint.__name__)}, got {value!r}")
     if origin is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{path} must be a list such as [1, 2], got {value!r}")
@@ -222,7 +217,7 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     return value
 
 
-def _article(name: str) -> str:
+def _in_words(name: str) -> str:
     return {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}[name]
 
 

@@ -1,8 +1,6 @@
 """What a person sees while a population trains: a bar on a terminal, plain lines elsewhere."""
 
-import time
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +18,6 @@ class Status(NamedTuple):
     step: int
     total_steps: int
     steps_per_second: float
-    recent_return: float
     loss: float
 
 
@@ -42,19 +39,21 @@ class Display:
         """Take note of an episode that ended, for the recent return."""
         self.recent.append(episode_return)
 
-    def show_sometimes(self, now: float, status: Callable[[float], Status]) -> None:
-        """Show how things stand if the last time is a while ago; `status(recent return)` is asked only then."""
-        if now >= self._next:
-            self._next = now + self.seconds
-            self.show_last(status)
+    @property
+    def recent_return(self) -> float:
+        """The mean return of the last episodes; NaN before the first."""
+        return float(np.mean(self.recent)) if self.recent else float("nan")
 
-    def show_last(self, status: Callable[[float], Status]) -> None:
-        """Show how things stand now."""
-        self.show(status(float(np.mean(self.recent)) if self.recent else float("nan")))
+    def due(self, now: float) -> bool:
+        """Whether it is time, by a clock in seconds, to show how things stand."""
+        if now < self._next:
+            return False
+        self._next = now + self.seconds
+        return True
 
     def show(self, status: Status) -> None:
         """Show how things stand."""
-        words = f"{status.steps_per_second:,.0f} steps/s  recent return {status.recent_return:.1f}  loss {status.loss:.4g}"
+        words = f"{status.steps_per_second:,.0f} steps/s  recent return {self.recent_return:.1f}  loss {status.loss:.4g}"
         if not self.console.is_terminal:
             left = (status.total_steps - status.step) / max(status.steps_per_second, 1e-9)
             self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {left:.0f} s left")

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.networks import MLP, Network
+from agents.networks import MLP, Network, Parameters
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
 from agents.replay import Transitions, UniformReplay
 from agents.schedules import Linear
@@ -17,7 +17,6 @@ from rlloss import Huber, QLearning, Target, ValueLoss, empirical_loss, frozen
 from rlloss.checks import in_range
 from rlloss.targets import action_outputs
 
-Parameters = dict[str, Tensor]
 Metrics = dict[str, Tensor]
 
 

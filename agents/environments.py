@@ -52,6 +52,10 @@ def _why(name: str, error: Exception) -> str:
     return f"environment {name} can't be made: {type(error).__name__}: {reason}"
 
 
+class UnrepeatableError(ValueError):
+    """An environment whose state is not a function of its seed and the actions taken."""
+
+
 class Ended(NamedTuple):
     """An episode that ended: its run, its environment's place in the run, and the undiscounted return."""
 
@@ -132,7 +136,7 @@ class Episodes:
     def resume(self, run: int, episodes: Sequence[Episode], observation: np.ndarray) -> None:
         """Bring one run's environments back to where they were by repeating each episode's actions.
 
-        Raises RuntimeError if an environment does not repeat itself, judged by its observation.
+        Raises UnrepeatableError if an environment does not repeat itself, judged by its observation.
         """
         for number, episode in enumerate(episodes):
             place = run * self.num_envs + number
@@ -143,7 +147,7 @@ class Episodes:
             self.running[place] = episode
             self.observation[run, number] = current
         if not np.array_equal(self.observation[run], observation):
-            raise RuntimeError("the environment does not repeat itself from a seed and the same actions, so this run can't be continued exactly")
+            raise UnrepeatableError("the environment does not repeat itself from a seed and the same actions, so this run can't be continued exactly")
 
     def close(self) -> None:
         """Close all environments."""

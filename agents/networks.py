@@ -1,5 +1,6 @@
 """Networks as values: `init` makes parameters, calling applies them. Nothing is stored in between."""
 
+import itertools
 import math
 from typing import Protocol
 
@@ -43,7 +44,7 @@ class MLP:
         """Weights `layer.weight` and biases `layer.bias` [outputs], layers from 0; for a weight's shape see `linear`."""
         widths = (math.prod(features), *self.hidden, outputs)
         parameters = {}
-        for layer, (inputs, width) in enumerate(zip(widths, widths[1:])):
+        for layer, (inputs, width) in enumerate(itertools.pairwise(widths)):
             bound = inputs**-0.5
             parameters[f"{layer}.weight"] = torch.empty(sorted((width, inputs))).uniform_(-bound, bound, generator=generator)
             parameters[f"{layer}.bias"] = torch.empty(width).uniform_(-bound, bound, generator=generator)

@@ -8,11 +8,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from agents.networks import Parameters
 from agents.schedules import Linear, Schedule
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
-
-Parameters = dict[str, Tensor]
 
 
 class Optimizer(Protocol):
@@ -58,8 +57,8 @@ class Adam:
 
     def __post_init__(self) -> None:
         in_range("learning_rate", self.learning_rate, 0)
-        in_range("beta1", self.beta1, 0, 1)
-        in_range("beta2", self.beta2, 0, 1)
+        in_range("beta1", self.beta1, 0, 1, below=True)
+        in_range("beta2", self.beta2, 0, 1, below=True)
         in_range("eps", self.eps, 0)
         in_range("weight_decay", self.weight_decay, 0)
 
@@ -105,7 +104,7 @@ class RMSProp:
 
     def __post_init__(self) -> None:
         in_range("learning_rate", self.learning_rate, 0)
-        in_range("alpha", self.alpha, 0, 1)
+        in_range("alpha", self.alpha, 0, 1, below=True)
         in_range("eps", self.eps, 0)
         in_range("weight_decay", self.weight_decay, 0)
 
@@ -148,7 +147,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         in_range("learning_rate", self.learning_rate, 0)
-        in_range("momentum", self.momentum, 0, 1)
+        in_range("momentum", self.momentum, 0, 1, below=True)
         in_range("weight_decay", self.weight_decay, 0)
 
     def rate(self, progress: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The resolved config of the run that lives here; raises RunDirectoryError if none does."""
+    """The config of the run that lives here; raises RunDirectoryError if none does."""
     path = directory / CONFIG
     if not path.is_file():
         raise RunDirectoryError(f"{directory} is not a run directory: it has no {CONFIG}")

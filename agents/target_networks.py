@@ -2,12 +2,9 @@
 
 from typing import Protocol
 
-from torch import Tensor
-
+from agents.networks import Parameters
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
-
-Parameters = dict[str, Tensor]
 
 
 class TargetNetwork(Protocol):

@@ -19,7 +19,7 @@ from agents import run_directory
 from agents.display import Display, Status, quiet
 from agents.environments import Ended, Environment, Episode, Episodes
 from agents.evaluation import Evaluation, evaluate, summary
-from agents.event_log import EventLog, flat_hyperparameters
+from agents.event_log import EventLog
 from agents.machine import raise_malloc_thresholds, threads
 from agents.population import Population, unstack
 from rlloss.checks import in_range
@@ -94,6 +94,29 @@ def train(runs: Sequence[Run], *, compile: bool = True, resume: bool = False, di
         return training.finish()
 
 
+class Stopwatch:
+    """Adds up the seconds of each phase of the loop."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.now = 0.0
+
+    def start(self) -> float:
+        """Read the clock without adding to any phase."""
+        self.now = time.perf_counter()
+        return self.now
+
+    def lap(self, phase: str) -> None:
+        """Add the time since the clock was read last to a phase."""
+        before = self.now
+        self.seconds[phase] += self.start() - before
+
+    def shares(self) -> dict[str, float]:
+        """Each phase's share of the time of all."""
+        spent = max(sum(self.seconds.values()), 1e-9)
+        return {phase: seconds / spent for phase, seconds in self.seconds.items()}
+
+
 class Training:
     """The whole state of a population in training, and the loop that moves it on."""
 
@@ -106,7 +129,7 @@ class Training:
         self.compile_seconds = 0.0
         self.step = self.updates = 0
         self.wall_seconds = 0.0
-        self.phases = dict.fromkeys(PHASES, 0.0)
+        self.watch = Stopwatch()
         self.logs: list[EventLog | None] = []
         self.evaluators: list[Any] = []
         self.evaluation_returns: list[list[float]] = [[] for _ in runs]
@@ -129,37 +152,36 @@ class Training:
 
     def loop(self, stopped: Callable[[], bool]) -> None:
         """Act, step, store, sample, update, log, until the last step or until stopped."""
-        agent, population, episodes, phases = self.agent, self.population, self.episodes, self.phases
+        agent, population, episodes, watch = self.agent, self.population, self.episodes, self.watch
         replay, num_envs, total_steps = agent.replay, self.settings.num_envs, self.settings.total_steps
-        clock, started = time.perf_counter, time.perf_counter() - self.wall_seconds
+        started = watch.start() - self.wall_seconds
         self._resumed = self._logged = (self.step, self.updates, self.wall_seconds)
-        lap = clock()
         while self.step < total_steps and not stopped():
             progress = self.step / total_steps
             actions = population.act(self.step // num_envs, progress)
-            lap, phases["act"] = clock(), phases["act"] + clock() - lap
+            watch.lap("act")
 
             ended = episodes.step(actions)
-            lap, phases["step"] = clock(), phases["step"] + clock() - lap
+            watch.lap("step")
 
             replay.write(population.records, self.step, episodes.records)
             episodes.advance()
             self.step += num_envs
-            lap, phases["store"] = clock(), phases["store"] + clock() - lap
+            watch.lap("store")
 
             for _ in range(self._updates_due()):
                 population.sample(self.updates, self.step)
-                lap, phases["sample"] = clock(), phases["sample"] + clock() - lap
+                watch.lap("sample")
                 population.update(progress)
                 self.updates += 1
-                lap, phases["update"] = clock(), phases["update"] + clock() - lap
+                watch.lap("update")
             if self._due(agent.refresh_every):
                 population.refresh()
 
-            self.wall_seconds = lap - started
+            self.wall_seconds = watch.now - started
             self._log(ended, progress)
-            lap, phases["log"] = clock(), phases["log"] + clock() - lap
-        self.display.show_last(self._status)
+            watch.lap("log")
+        self.display.show(self._status())
 
     def _due(self, every: int) -> int:
         """How many multiples of `every` the last step has passed; 0 if `every` is 0."""
@@ -176,7 +198,8 @@ class Training:
                 self.logs[episode.run].scalars(self.step, {"rollout/episode_return": episode.episode_return, "rollout/episode_length": episode.length})
         if self._due(self.settings.log_every):
             self._log_learning(progress)
-        self.display.show_sometimes(time.perf_counter(), self._status)
+        if self.display.due(self.watch.now):
+            self.display.show(self._status())
         if self._due(self.settings.evaluation.every) and self.step < self.settings.total_steps:
             self._evaluate()
         if self._due(self.settings.checkpoint_every) and self.step < self.settings.total_steps:
@@ -186,9 +209,8 @@ class Training:
         step, updates, wall_seconds = self._logged
         seconds = max(self.wall_seconds - wall_seconds, 1e-9)
         self._logged = (self.step, self.updates, self.wall_seconds)
-        spent = max(sum(self.phases.values()), 1e-9)
         times = {"time/steps_per_second": (self.step - step) / seconds, "time/updates_per_second": (self.updates - updates) / seconds}
-        times |= {f"time/{phase}_share": self.phases[phase] / spent for phase in PHASES}
+        times |= {f"time/{phase}_share": share for phase, share in self.watch.shares().items()}
         metrics = self.population.metrics
         for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
             if log:
@@ -196,11 +218,11 @@ class Training:
                 log.scalars(self.step, values | run.agent.schedules(torch.tensor(progress)) | times)
                 log.flush_sometimes()
 
-    def _status(self, recent_return: float) -> Status:
+    def _status(self) -> Status:
         step, _, wall_seconds = self._resumed
         rate = (self.step - step) * len(self.runs) / max(self.wall_seconds - wall_seconds, 1e-9)
         loss = self.population.metrics.get("loss/value")
-        return Status(self.step, self.settings.total_steps, rate, recent_return, float(loss.mean()) if loss is not None else float("nan"))
+        return Status(self.step, self.settings.total_steps, rate, float(loss.mean()) if loss is not None else float("nan"))
 
     def _evaluate(self) -> None:
         """Evaluate every run's greedy policy at this step and log it."""
@@ -278,7 +300,6 @@ class Training:
         return results
 
     def _result(self, index: int, complete: bool) -> Result:
-        spent = max(sum(self.phases.values()), 1e-9)
         return Result(
             seed=self.runs[index].seed,
             complete=complete,
@@ -287,7 +308,7 @@ class Training:
             wall_seconds=self.wall_seconds,
             compile_seconds=self.compile_seconds,
             evaluation_returns=self.evaluation_returns[index] if complete else [],
-            phases={phase: seconds / spent for phase, seconds in self.phases.items()},
+            phases=self.watch.shares(),
             learner=unstack(self.population.learner, index),
             directory=self.runs[index].directory,
         )

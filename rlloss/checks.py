@@ -17,9 +17,9 @@ def same_shape(**tensors: Tensor) -> None:
         raise ValueError(f"shapes differ: {listing}; losses never broadcast, so reshape them to be equal")
 
 
-def in_range(name: str, number: float, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    """Raise ValueError unless low <= number <= high (low < number with `above`); NaN is never in range."""
-    if not (low < number if above else low <= number) or not number <= high:
+def in_range(name: str, number: float, low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> None:
+    """Raise ValueError unless low <= number <= high (low < number with `above`, number < high with `below`); NaN is never in range."""
+    if not (low < number if above else low <= number) or not (number < high if below else number <= high):
         bound = f"greater than {low:g}" if above else f"at least {low:g}"
-        limit = f" and at most {high:g}" if high < math.inf else ""
+        limit = f" and {'less than' if below else 'at most'} {high:g}" if high < math.inf else ""
         raise ValueError(f"{name} must be {bound}{limit}, got {number:g}")

@@ -8,9 +8,9 @@ os.environ.setdefault("RLLOSS_CACHE", str(Path(__file__).parents[1] / ".cache"))
 import hypothesis
 import pytest
 import torch
-from tests import toys  # noqa: F401  (registers the toy environments)
 
 from agents.config import build, compose
+from tests import toys  # noqa: F401  (registers the toy environments)
 
 hypothesis.settings.register_profile("slow machines", deadline=None)
 hypothesis.settings.load_profile("slow machines")

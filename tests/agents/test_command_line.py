@@ -187,11 +187,11 @@ gym.register("Mine-v0", entry_point=Mine, max_episode_steps=20)
 def test_a_persons_own_loss_and_environment_from_their_own_file(train, tmp_path, monkeypatch):
     (tmp_path / "my_module.py").write_text(USERS)
     own = ["loss.value._target_=my_module.Cubic", "~loss.value.delta", "+loss.value.strength=0.5", "env.id=my_module:Mine-v0"]
-    code, out, err = train(*SMALL, *own, "hydra.run.dir=run")
+    code, _, err = train(*SMALL, *own, "hydra.run.dir=run")
     assert code == 0, err
     assert max(value for _, tag, value in scalars(tmp_path / "run") if tag == "rollout/episode_length") == 20
     code, _, err = train("run", main=command_line.evaluate_main)
-    assert code == 2 and "trust=my_module" in err
+    assert code == 2 and "--trust my_module" in err
     assert train("run", "--trust", "my_module", main=command_line.evaluate_main)[0] == 0
 
 

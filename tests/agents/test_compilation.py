@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from agents import compilation
-from agents.compilation import Recorder, bind, cache_directory, write_over
+from agents.compilation import bind, cache_directory, write_over
+from agents.recorder import Recorder
 from agents.training import train
 
 
@@ -94,6 +95,10 @@ def test_a_program_that_depends_on_the_number_of_runs_otherwise_is_not_compiled(
     with pytest.warns(UserWarning, match="going on without"):
         program = bind(lambda x, y: x * y.sum() + y.shape[0] * 1009, (everyone,), (torch.ones(7),), donate=False, compile=True, name="f", say=lambda line: None)
     assert program.result(program.run()).tolist() == [[7 + 7 * 1009] * 3]
+    with pytest.warns(UserWarning, match="depends on the number of runs"):
+        program = bind(lambda x: (x + 1009, ()), (everyone,), donate=True, compile=True, name="g", say=lambda line: None)
+    program.run()
+    assert everyone.tolist() == [[1010] * 3]
 
 
 def test_without_a_compiler_one_warning_and_the_same_results(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.environments import Environment, Episodes
+from agents.environments import Environment, Episodes, UnrepeatableError
 from agents.replay import record
 
 
@@ -83,7 +83,7 @@ def test_going_on_from_seed_and_actions():
 
 def test_an_environment_that_does_not_repeat_itself_is_found_out():
     episodes = _episodes("Unrepeatable-v0")
-    with pytest.raises(RuntimeError, match="does not repeat itself"):
+    with pytest.raises(UnrepeatableError, match="does not repeat itself"):
         episodes.resume(0, episodes.running, episodes.observation[0].copy())
 
 
