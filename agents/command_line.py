@@ -129,6 +129,8 @@ def evaluate_main() -> None:
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="run code of this package if the run's config names it")
     options = parser.parse_args()
     with _one_line("rlloss-evaluate"):
+        if options.seed is not None and options.seed < 0:
+            raise ConfigError(f"--seed must be at least 0, got {options.seed}")
         _print_evaluation(_evaluate(options.directory, options.episodes, options.seed, options.trust))
 
 

@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 
 from agents.recorder import Recorder
 
-# Numbers of runs to trace with, and the number that the compiler takes for usual.
-PRIMES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+# Two numbers of runs to trace with, and the number that the compiler takes for usual.
+TRACED_RUNS = (1009, 1013)
 TYPICAL_RUNS = 16
 
 # For two small programs, precompiling torch's headers and trying out every instruction set takes longer than it saves.
@@ -114,7 +114,8 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, 
         trial = [leaf[:1].expand(2, *leaf.shape[1:]) if index < stacked else leaf for index, leaf in enumerate(leaves)]
         recorder = Recorder([leaf.clone() if index < donated else leaf for index, leaf in enumerate(trial)])
         with recorder:
-            flat(*recorder.inputs)
+            outputs = flat(*recorder.inputs)
+        recorder.outputs(outputs)
         package = cache_directory() / f"{recorder.key(Path(__file__).read_bytes())}.pt2"
         if not package.exists():
             say(f"compiling {name} ({recorder.operations} operations), once for this structure …")
@@ -122,13 +123,21 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, 
             with _quiet():
                 _compile(flat, trial, stacked, sorted(recorder.used), package)
             say(f"compiled {name} in {time.perf_counter() - started:.1f} s, kept in {package.parent}")
-        # Not torch._inductor.aoti_load_package: importing it takes over a second, which a warm start need not spend.
-        loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", True, 1, -1)
-        return functools.partial(loader.run, [leaves[index] for index in sorted(recorder.used)])
+        return functools.partial(_load(package).run, [leaves[index] for index in sorted(recorder.used)])
     except Exception as error:  # Whatever the compiler's trouble is, training can go on without it.
         reason = " ".join(str(error).split())[:200]
         warnings.warn(f"compiling {name} failed ({type(error).__name__}: {reason}); going on without, several times slower. compile=false silences this.", stacklevel=2)
         return None
+
+
+def _load(package: Path) -> Any:
+    """The runner of a package; one that can't be read is deleted, so that the next start compiles it anew."""
+    # Not torch._inductor.aoti_load_package: importing it takes over a second, which a warm start need not spend.
+    try:
+        return torch._C._aoti.AOTIModelPackageLoader(str(package), "model", True, 1, -1)
+    except RuntimeError:
+        package.unlink(missing_ok=True)
+        raise
 
 
 def _compile(flat: Callable, trial: list[Tensor], stacked: int, used: list[int], package: Path) -> None:
@@ -156,36 +165,42 @@ def _compile(flat: Callable, trial: list[Tensor], stacked: int, used: list[int],
 def _for_any_runs(flat: Callable, imagine: Callable[[int], list[Tensor]], trial: list[Tensor], stacked: int, used: list[int]) -> torch.fx.GraphModule:
     """The graph of a function in which the number of runs is no constant but read from the first input.
 
-    vmap writes the number of runs into a graph as a plain number. So the function is traced with a prime
-    number of runs that divides no other size, and every multiple of it is replaced. The graph is then
-    tried on two runs against the function itself.
+    vmap writes the number of runs into a graph as a plain number. So the function is traced twice, with
+    two numbers of runs; a number that differs between the graphs is a multiple of the number of runs, and
+    is replaced by one. The graph is then tried on two runs against the function itself.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    sizes = [size for leaf in trial for size in leaf.shape]
-    mark = next(prime for prime in PRIMES if all(size % prime for size in sizes))
-    everything = imagine(mark)
+    def traced(runs: int) -> torch.fx.GraphModule:
+        everything = imagine(runs)
 
-    def reduced(*inputs: Tensor) -> list[Tensor]:
-        leaves = list(everything)
-        for index, leaf in zip(used, inputs, strict=True):
-            leaves[index] = leaf
-        return flat(*leaves)
+        def reduced(*inputs: Tensor) -> list[Tensor]:
+            leaves = list(everything)
+            for index, leaf in zip(used, inputs, strict=True):
+                leaves[index] = leaf
+            return flat(*leaves)
 
-    graph = make_fx(reduced)(*(everything[index] for index in used))
+        return make_fx(reduced)(*(everything[index] for index in used))
+
+    graph, other = (traced(runs) for runs in TRACED_RUNS)
+    twins = dict(zip(graph.graph.nodes, other.graph.nodes, strict=True))
     placeholders = graph.graph.find_nodes(op="placeholder")
     first = next(node for index, node in zip(used, placeholders, strict=True) if index < stacked)
     with graph.graph.inserting_after(placeholders[-1]):
         runs = graph.graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
 
-    def multiple(value: Any) -> Any:
-        is_multiple = type(value) is int and 0 < value < 2**40 and value % mark == 0
-        return graph.graph.call_function(operator.mul, (runs, value // mark)) if is_multiple else value
+    def general(one: Any, two: Any) -> Any:
+        if type(one) is not int or one == two:
+            return one
+        factor, rest = divmod(one, TRACED_RUNS[0])
+        if rest or factor * TRACED_RUNS[1] != two:
+            raise RuntimeError(f"the program depends on the number of runs: it has {one} for {TRACED_RUNS[0]} and {two} for {TRACED_RUNS[1]}")
+        return graph.graph.call_function(operator.mul, (runs, factor))
 
-    for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node is not runs:
+    for node, twin in twins.items():
+        if node.op == "call_function":
             with graph.graph.inserting_before(node):
-                node.args, node.kwargs = pytree.tree_map(multiple, (node.args, dict(node.kwargs)))
+                node.args, node.kwargs = pytree.tree_map(general, (node.args, dict(node.kwargs)), (twin.args, dict(twin.kwargs)))
     graph.recompile()
 
     mine, its = ([leaf.clone() for leaf in trial] for _ in range(2))

@@ -144,7 +144,7 @@ def refuse_untrusted(config: Mapping[str, Any], trusted: Iterable[str]) -> None:
     A config that came with a run directory could otherwise run any code on the machine.
     """
     allowed = {*OURS, *trusted}
-    for path, name in _code_names(config):
+    for path, name in _code_names(OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)):
         package = str(name).partition(".")[0]
         found = locate(name, path) if package in allowed and path.endswith("_target_") else None
         if package not in allowed or (found and not (inspect.isclass(found) and found.__module__.partition(".")[0] in allowed)):

@@ -136,17 +136,21 @@ class Episodes:
     def resume(self, run: int, episodes: Sequence[Episode], observation: np.ndarray) -> None:
         """Bring one run's environments back to where they were by repeating each episode's actions.
 
-        Raises UnrepeatableError if an environment does not repeat itself, judged by its observation.
+        Raises UnrepeatableError if an environment does not repeat itself, judged by its rewards and last observation.
         """
+        same_rewards = True
         for number, episode in enumerate(episodes):
             place = run * self.num_envs + number
             environment = self.environments[place]
             current, _ = environment.reset(seed=episode.seed)
+            episode_return = 0.0
             for action in episode.actions:
-                current, *_ = environment.step(action + self.first_action)
+                current, reward, *_ = environment.step(action + self.first_action)
+                episode_return += float(reward)
             self.running[place] = episode
             self.observation[run, number] = current
-        if not np.array_equal(self.observation[run], observation):
+            same_rewards &= episode_return == episode.episode_return
+        if not same_rewards or not np.array_equal(self.observation[run], observation):
             raise UnrepeatableError("the environment does not repeat itself from a seed and the same actions, so this run can't be continued exactly")
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from agents.run_directory import RunDirectoryError
+
 FLUSH_SECONDS = 2.0
 
 
@@ -33,7 +36,9 @@ class EventLog:
             self.path = directory / f"events.out.tfevents.{int(time.time())}.rlloss"
             self.path.touch()
         else:
-            self.path = next(directory.glob("events.out.tfevents.*"))
+            self.path = next(directory.glob("events.out.tfevents.*"), directory / "events.out.tfevents")
+            if not self.path.exists() or self.path.stat().st_size < size:
+                raise RunDirectoryError(f"{directory} has lost events that its checkpoint counts on; start the run again elsewhere")
             with self.path.open("r+b") as file:
                 file.truncate(size)
         self.size = size or 0
@@ -81,10 +86,13 @@ class EventLog:
         if time.perf_counter() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def flush(self) -> None:
-        """Append what gathered to the file; `size` is then the file's size."""
+    def flush(self, *, to_disk: bool = False) -> None:
+        """Append what gathered to the file, and with `to_disk` make sure it is on the disk; `size` is then the file's size."""
         with self.path.open("ab") as file:
             file.write(self._buffer.getvalue())
+            if to_disk:
+                file.flush()
+                os.fsync(file.fileno())
         self.size += self._buffer.tell()
         self._buffer.seek(0)
         self._buffer.truncate()

@@ -53,7 +53,7 @@ class MLP:
     def __call__(self, parameters: Parameters, observation: Tensor) -> Tensor:
         """Outputs [batch, outputs] of observations [batch, *features]."""
         activation, last = ACTIVATIONS[self.activation], len(self.hidden)
-        x = observation.flatten(1)
+        x = observation.reshape(observation.shape[0], -1)
         for layer in range(last + 1):
             x = linear(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
             x = activation(x) if layer < last else x

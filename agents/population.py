@@ -23,7 +23,7 @@ def stack(trees: Sequence[Any]) -> Any:
     structures = [pytree.tree_structure(tree) for tree in trees]
     if any(structure != structures[0] for structure in structures):
         raise ValueError("runs of one population may differ in floats and seeds only; these differ in structure, so train them apart")
-    return pytree.tree_map(lambda *leaves: torch.stack([torch.as_tensor(leaf) for leaf in leaves]), *trees)
+    return pytree.tree_map(lambda *leaves: torch.stack([leaf if isinstance(leaf, Tensor) else torch.tensor(float(leaf)) for leaf in leaves]), *trees)
 
 
 def unstack(tree: Any, run: int) -> Any:

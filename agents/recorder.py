@@ -29,9 +29,11 @@ class Recorder(TorchDispatchMode):
         self.operations = 0
         self.inputs = list(inputs)
         self._known: dict[int, int] = {}
+        self._places: dict[int, list[int]] = {}
         self._alive: list[Tensor] = []  # A tensor that is freed could pass its identity on.
         self._digest = hashlib.sha256()
-        for leaf in inputs:
+        for place, leaf in enumerate(inputs):
+            self._places.setdefault(id(leaf), []).append(place)
             self._note(self._new(leaf))
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -45,6 +47,10 @@ class Recorder(TorchDispatchMode):
         """A name for what was recorded, on this machine, with this torch, so many threads, and whatever more matters."""
         self._note(torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _processor(), *more)
         return self._digest.hexdigest()[:32]
+
+    def outputs(self, outputs: Sequence[Tensor]) -> None:
+        """Write down what the function returned, which is part of what it computes."""
+        self._note(len(outputs), *(self._read(output) for output in outputs))
 
     def _note(self, *parts: Any) -> None:
         self._digest.update(repr([str(part) for part in parts]).encode())
@@ -62,8 +68,7 @@ class Recorder(TorchDispatchMode):
             return value
         if id(value) not in self._known:  # A constant of the program.
             self._note(value.numpy(force=True).tobytes())
-        elif self._known[id(value)] < len(self.inputs):
-            self.used.add(self._known[id(value)])
+        self.used.update(self._places.get(id(value), ()))
         return self._new(value)
 
 

@@ -117,6 +117,7 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     made.write_text(json.dumps(result, indent=2) + "\n")
     _to_disk(made)
     os.replace(made, directory / RESULT)
+    _to_disk(directory)
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:

@@ -243,7 +243,7 @@ class Training:
         """Save the whole state of every run that has a directory."""
         for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
             if log:
-                log.flush()
+                log.flush(to_disk=True)
                 run_directory.save_checkpoint(run.directory, self.step, self._tensors(index), self._rest(index))
         for run in self.runs:
             if run.directory:
@@ -260,6 +260,7 @@ class Training:
         width = self.settings.num_envs
         running = self.episodes.running[index * width : (index + 1) * width]
         return {
+            **self._identity(self.runs[index]),
             "step": self.step,
             "updates": self.updates,
             "wall_seconds": self.wall_seconds,
@@ -267,12 +268,19 @@ class Training:
             "episodes": [dataclasses.asdict(episode) for episode in running],
         }
 
+    def _identity(self, run: Run) -> dict[str, Any]:
+        """What must be equal for a run to be the one that a checkpoint is of."""
+        floats = [float(leaf) for leaf in pytree.tree_leaves(run.agent)]
+        return {"seed": run.seed, "total_steps": run.total_steps, "num_envs": run.num_envs, "hyperparameters": floats}
+
     def restore(self) -> None:
         """Continue from the newest checkpoint that all runs have."""
         self.step = run_directory.newest_checkpoint([run.directory for run in self.runs])
         metrics = []
         for index, run in enumerate(self.runs):
             tensors, rest = run_directory.load_checkpoint(run.directory, self.step)
+            if differing := [name for name, value in self._identity(run).items() if rest[name] != value]:
+                raise run_directory.RunDirectoryError(f"{run.directory} holds another run: it differs in {', '.join(differing)}")
             try:
                 self.population.load_learner(index, tensors)
             except ValueError as error:
@@ -287,12 +295,13 @@ class Training:
     def finish(self) -> list[Result]:
         """Evaluate and close a training that came to its end, save everything, and say what came of it."""
         complete = self.step >= self.settings.total_steps
+        # Before the last evaluation: a process killed after it does it again when the run is continued.
+        self.checkpoint()
         if complete:
             self._evaluate()
-            for log in self.logs:
-                if log:
-                    log.end()
-        self.checkpoint()
+            for log in filter(None, self.logs):
+                log.end()
+                log.flush()
         results = [self._result(index, complete) for index in range(len(self.runs))]
         for run, result in zip(self.runs, results, strict=True):
             if run.directory and complete:

@@ -25,11 +25,14 @@ def empirical_loss(losses: Tensor, weights: Tensor | None = None, penalties: Map
         J, 0-dim.
 
     Raises:
-        ValueError: the shapes of losses and weights differ.
+        ValueError: the shapes of losses and weights differ, or a penalty is not 0-dim.
 
     Source: Vapnik, Principles of risk minimization for learning theory (1992).
     """
     if weights is not None:
         same_shape(losses=losses, weights=weights)
         losses = weights.detach() * losses
+    for name, penalty in (penalties or {}).items():
+        if penalty.ndim:
+            raise ValueError(f"penalty {name} must be 0-dim, got shape {tuple(penalty.shape)}; reduce it first")
     return losses.mean() + sum((penalties or {}).values(), torch.zeros((), dtype=losses.dtype, device=losses.device))

@@ -202,6 +202,10 @@ def test_a_run_directory_can_not_smuggle_code_in(train, tmp_path):
         (tmp_path / "run" / "config.yaml").write_text(config.replace("agents.networks.MLP", target))
         code, _, err = train("run", main=command_line.evaluate_main)
         assert code == 2 and "network._target_: " in err and target in err
+    (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "run" / "config.yaml").write_text(config.replace("resume: null", "resume: evil:Evil-v0").replace("id: CartPole-v1", "id: ${resume}"))
+    code, _, err = train("run", main=command_line.evaluate_main)
+    assert code == 2 and "--trust evil" in err
 
 
 def test_wrappers_and_constructor_arguments(train, tmp_path):

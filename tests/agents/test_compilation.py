@@ -58,6 +58,26 @@ def test_the_key_tells_programs_apart_and_knows_equal_ones():
     assert keys[0] == _record(lambda c, d: d + 0 if False else c * 2.0 + d, torch.zeros(3), torch.rand(3)).key()
 
 
+def test_the_key_sees_what_is_returned_and_in_what_order():
+    def keyed(function):
+        recorder = Recorder([torch.ones(3)])
+        with recorder:
+            outputs = function(*recorder.inputs)
+        recorder.outputs(outputs)
+        return recorder.key()
+
+    functions = (lambda a: [a + 1, a * 3], lambda a: [a + 1, a * 3][::-1], lambda a: [a + 1, a * 3][:1])
+    assert len({keyed(function) for function in functions}) == 3
+
+
+def test_a_damaged_package_is_compiled_anew(tmp_path, monkeypatch):
+    package = tmp_path / "damaged.pt2"
+    package.write_bytes(b"nonsense")
+    with pytest.raises(RuntimeError):
+        compilation._load(package)
+    assert not package.exists()
+
+
 def test_the_key_sees_constants_made_outside_the_program():
     one, other = torch.ones(3), torch.full((3,), 2.0)
     x = torch.ones(3)
@@ -66,6 +86,8 @@ def test_the_key_sees_constants_made_outside_the_program():
 
 def test_unused_inputs_are_known():
     assert _record(lambda a, b, c: a + c, *torch.ones(3, 2)).used == {0, 2}
+    x, twice, y = torch.ones(3, 2)
+    assert _record(lambda a, b, c, d: d * 2, x, twice, twice, y).used == {3}
 
 
 def test_a_second_start_takes_the_package_from_the_cache(monkeypatch):
@@ -90,15 +112,11 @@ def test_one_package_serves_any_number_of_runs(monkeypatch):
         assert torch.equal(state["a"], torch.arange(float(runs))[:, None].expand(runs, 3))
 
 
-def test_a_program_that_depends_on_the_number_of_runs_otherwise_is_not_compiled():
-    everyone = torch.ones(1, 3)
-    with pytest.warns(UserWarning, match="going on without"):
-        program = bind(lambda x, y: x * y.sum() + y.shape[0] * 1009, (everyone,), (torch.ones(7),), donate=False, compile=True, name="f", say=lambda line: None)
-    assert program.result(program.run()).tolist() == [[7 + 7 * 1009] * 3]
-    with pytest.warns(UserWarning, match="depends on the number of runs"):
-        program = bind(lambda x: (x + 1009, ()), (everyone,), donate=True, compile=True, name="g", say=lambda line: None)
+def test_numbers_that_look_like_the_number_of_runs_stay_what_they_are():
+    everyone = torch.ones(3, 3)
+    program = bind(lambda x, y: (x * y.sum() + 1009, x + 1013), (everyone,), (torch.ones(7),), donate=True, compile=True, name="f", say=lambda line: None)
     program.run()
-    assert everyone.tolist() == [[1010] * 3]
+    assert everyone.tolist() == [[1016] * 3] * 3
 
 
 def test_without_a_compiler_one_warning_and_the_same_results(monkeypatch, tmp_path):

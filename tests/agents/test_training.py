@@ -1,6 +1,5 @@
 """The loop: solved toys with known values, populations bitwise equal to single runs, exact continuation."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -15,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from agents.config import build
+from agents.run_directory import drop_checkpoints, newest_checkpoint, save_checkpoint
 from agents.training import train as train_population
 from tests.conftest import small_config
 from tests.events import scalars
@@ -121,6 +121,7 @@ import sys
 from pathlib import Path
 from tests.conftest import small_config
 from agents.config import build
+from agents.run_directory import drop_checkpoints, newest_checkpoint, save_checkpoint
 from agents.training import train
 train([build(small_config(*sys.argv[2:]), Path(sys.argv[1]))], compile=False)
 """
@@ -147,13 +148,40 @@ def test_a_killed_run_goes_on_bitwise_as_if_it_had_not_stopped(tmp_path, options
     assert scalars(tmp_path / "killed") == scalars(tmp_path / "straight")
 
 
-def test_a_population_goes_on_from_the_last_step_that_all_have(small_run, tmp_path):
-    runs = [small_run(f"seed={seed}", directory=tmp_path / str(seed)) for seed in range(3)]
-    short = [dataclasses.replace(run, total_steps=200) for run in runs]
-    expected = train([dataclasses.replace(run, directory=None) for run in runs])
-    train(short)  # Its schedules end at 200, so only the check of what is read counts here.
-    found = train(runs, resume=True)
-    assert [result.steps for result in found] == [300] * 3 and found[0].updates == expected[0].updates
+def test_a_population_goes_on_from_the_last_step_that_all_have(tmp_path):
+    for run, steps in {"a": (100, 200), "b": (100,), "c": (0, 100)}.items():
+        (tmp_path / run).mkdir()
+        for step in steps:
+            save_checkpoint(tmp_path / run, step, {}, {})
+    assert newest_checkpoint([tmp_path / run for run in "abc"]) == 100
+    drop_checkpoints(tmp_path / "b", keep=0)
+    with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path / 'b'}"):
+        newest_checkpoint([tmp_path / run for run in "abc"])
+
+
+def test_a_run_killed_while_it_was_finishing_finishes_once(small_run, tmp_path):
+    run = small_run(directory=tmp_path / "run")
+    first = train([run])[0]
+    before = scalars(tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    again = train([run], resume=True)[0]
+    assert again.evaluation_returns == first.evaluation_returns and scalars(tmp_path / "run") == before
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_another_run_does_not_go_on_in_a_directory(small_run, tmp_path):
+    train([small_run(directory=tmp_path / "run")])
+    for other in ("seed=5", "total_steps=400", "agent.discount=0.5"):
+        with pytest.raises(ValueError, match="holds another run: it differs in"):
+            train([small_run(other, directory=tmp_path / "run")], resume=True)
+
+
+def test_lost_events_are_found_out(small_run, tmp_path):
+    train([small_run(directory=tmp_path / "run")])
+    (path,) = (tmp_path / "run").glob("events*")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="lost events"):
+        train([small_run(directory=tmp_path / "run")], resume=True)
 
 
 def test_two_runs_never_share_a_directory(small_run, tmp_path):

@@ -65,6 +65,8 @@ def test_empirical_loss_divides_by_the_number_of_elements_and_keeps_weights():
     assert empirical_loss(losses, weights).item() == pytest.approx(2 / 3)
     assert empirical_loss(losses, penalties={"l2": torch.tensor(3.0)}).item() == pytest.approx(7 / 3 + 3)
     assert not empirical_loss(losses, weights).requires_grad
+    with pytest.raises(ValueError, match="penalty l2 must be 0-dim"):
+        empirical_loss(losses, penalties={"l2": torch.ones(3)})
 
 
 def test_a_scalar_head_discount_zero_is_the_reward():
