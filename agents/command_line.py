@@ -9,7 +9,6 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,12 +18,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from agents import run_directory
 from agents.command_help import groups, help_text
-from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, refuse_untrusted
-from agents.display import Display
+from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, no_key, refuse_untrusted
 from agents.environments import UnrepeatableError
 from agents.evaluation import Evaluation, evaluate, summary
 from agents.population import Population
@@ -48,15 +45,21 @@ def train_main() -> None:
 
 def _start(words: Sequence[str]) -> None:
     """Check every job of the command line, then let Hydra run them."""
+    OmegaConf.register_new_resolver("file_name", lambda name: re.sub(r"[^\w.-]+", "-", str(name)), replace=True)
     OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors instead of printing them.
     parser = get_args_parser()
     parser.error = _refuse
     options = parser.parse_args(list(words))
-    if not (options.cfg or options.info or options.hydra_help or options.shell_completion):
-        _check(options.overrides, options.multirun)
     task = hydra.main(config_path=str(config_directory()), config_name="train", version_base="1.3")(_train_one)
-    task()
+    if options.cfg or options.info or options.hydra_help or options.shell_completion or options.resolve:
+        try:
+            task()
+        except ValueError as error:  # Hydra raises it for flags that exclude each other.
+            raise ConfigError(str(error)) from error
+    else:
+        _check(options.overrides, options.multirun)
+        task()
 
 
 def _refuse(message: str) -> None:
@@ -80,7 +83,16 @@ def _train_one(config: DictConfig) -> float:
     values = container(config)
     directory = Path(HydraConfig.get().runtime.output_dir)
     run_directory.refuse_used(directory)
-    return _report(train([build(values, directory)], compile=values["compile"], display=Display(Console()))[0])
+    return _train(build(values, directory))
+
+
+def _train(run: Run, *, resume: bool = False) -> float:
+    try:
+        return _report(train([run], resume=resume)[0])
+    except KeyboardInterrupt:
+        if list(run.directory.glob("checkpoint-*")):
+            print(f"stopped; continue with: {_command('rlloss-train')} resume={_shown(run.directory)}")
+        raise
 
 
 def _resume(words: Sequence[str]) -> None:
@@ -88,25 +100,26 @@ def _resume(words: Sequence[str]) -> None:
     options = dict(word.partition("=")[::2] for word in words)
     if others := set(options) - {"resume", "trust"}:
         raise ConfigError(f"resume continues a run with its own config, so leave out {', '.join(sorted(others))}")
+    if not options["resume"]:
+        raise ConfigError("resume needs the directory of a run: resume=RUN_DIR")
     directory = Path(options["resume"])
     if run_directory.read_result(directory):
         print(f"{directory} is complete already; see it with {_tensorboard(directory)}")
         return
-    run, values = _recorded_run(directory, options.get("trust", "").split(","))
-    _report(train([run], compile=values["compile"], resume=True, display=Display(Console()))[0])
+    _train(_recorded_run(directory, options.get("trust", "").split(",")), resume=True)
 
 
-def _recorded_run(directory: Path, trusted: Sequence[str]) -> tuple[Run, dict[str, Any]]:
+def _recorded_run(directory: Path, trusted: Sequence[str]) -> Run:
     values = run_directory.read_config(directory)
     refuse_untrusted(values, filter(None, trusted))
-    return build(values, directory), values
+    return build(values, directory)
 
 
 def _report(result: Result) -> float:
     """Say what came of a run and where to look at it."""
     directory = result.directory
     if not result.complete:
-        print(f"stopped at step {result.steps:,}, everything is saved; continue with: {_command('rlloss-train')} resume={_shown(directory)}")
+        print(f"step {result.steps:,}, everything is saved")
         raise KeyboardInterrupt
     numbers = summary(result.evaluation_returns)
     _print_evaluation(result.evaluation_returns)
@@ -135,7 +148,7 @@ def evaluate_main() -> None:
 
 
 def _evaluate(directory: Path, episodes: int, seed: int | None, trusted: Sequence[str]) -> list[float]:
-    run, _ = _recorded_run(directory, trusted)
+    run = _recorded_run(directory, trusted)
     step = run_directory.newest_checkpoint([directory])
     tensors, _ = run_directory.load_checkpoint(directory, step)
     population = Population([run.agent], [run.seed], run.num_envs, compile=False, say=print)
@@ -182,11 +195,13 @@ def in_words(error: Exception) -> str:
         key = found[1].split("@")[0]
         if "is not in struct" in f"{message} {error.__cause__}" or "No match in the defaults list" in message:
             known = [*keys(compose()), *groups()]
-            return f"there is no key {key}{nearest(key, known)}"
+            return f"{key} is not chosen by default; add it with +{key}=…" if key in known else no_key(key, known)
         return f"{key}: {error.__cause__ or message}".splitlines()[0]
     if found := re.search(r"Key '([^']+)' is not in struct", message):
-        return f"there is no key {found[1]}{nearest(found[1], keys(compose()))}"
-    return message.splitlines()[0] if "Error parsing override" not in message else message
+        return no_key(found[1], keys(compose()))
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
+        return f"{found[1]} has several values; train all of them with -m"
+    return message.splitlines()[0]
 
 
 def _command(name: str) -> str:

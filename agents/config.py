@@ -56,6 +56,8 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
     Raises ConfigError for anything that is wrong, with the key.
     """
     settings = {field.name: field for field in dataclasses.fields(Run)}
+    if missing := [name for name in ("seed", "total_steps", "num_envs", "log_every", "checkpoint_every", "compile", "env", "agent", "evaluation") if name not in config]:
+        raise ConfigError(f"the config has no {missing[0]}; don't delete it")
     _refuse_unknown(config, (*settings, "env", "network", "optimizer", "loss", "compile", "resume"), "")
     builder = Builder(config)
     environment = builder.build("env")
@@ -171,6 +173,15 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+def no_key(key: str, known: Sequence[str]) -> str:
+    """What to say of a key that doesn't exist: the most similar one, or those that stand beside it."""
+    parent = key.rpartition(".")[0]
+    beside = [word for word in known if word.rpartition(".")[0] == parent and "_target_" not in word]
+    suggestion = nearest(key, beside) or nearest(key, [word for word in known if word != parent])
+    names = ", ".join(word.rpartition(".")[2] for word in beside)
+    return f"there is no key {key}{suggestion or (f'; {parent} has {names}' if parent and names else '')}"
+
+
 def keys(config: Any, prefix: str = "") -> list[str]:
     """All dotted keys of a config."""
     if not isinstance(config, Mapping):
@@ -190,7 +201,7 @@ def _checked(target: type, arguments: Mapping[str, Any], path: str, places: Mapp
 def _refuse_unknown(found: Iterable[str], known: Iterable[str], prefix: str) -> None:
     for name in found:
         if name not in known:
-            raise ConfigError(f"there is no key {prefix}{name}{nearest(prefix + name, [prefix + word for word in known])}")
+            raise ConfigError(no_key(prefix + name, [prefix + word for word in known]))
 
 
 def _typed(value: Any, hint: Any, path: str) -> Any:

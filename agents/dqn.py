@@ -1,5 +1,6 @@
 """Deep Q-learning as a value: one run's pure `init`, `act`, `update`. Its parts are choices."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class DQN:
         in_range("learning_starts", self.learning_starts, 0)
         in_range("update_every", self.update_every, 1)
         in_range("updates_per_step", self.updates_per_step, 1)
-        in_range("max_gradient_norm", self.max_gradient_norm, 0, above=True)
+        in_range("max_gradient_norm", self.max_gradient_norm, 0, math.inf, above=True)
         in_range("epsilon.start", self.epsilon.start, 0, 1)
         in_range("epsilon.end", self.epsilon.end, 0, 1)
         if self.replay.capacity < self.batch_size:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch.utils import _pytree as pytree
 
 from agents import run_directory
-from agents.display import Display, Status, quiet
+from agents.display import Display, Status
 from agents.environments import Ended, Environment, Episode, Episodes
 from agents.evaluation import Evaluation, evaluate, summary
 from agents.event_log import EventLog
@@ -66,14 +67,14 @@ class Result:
     directory: Path | None
 
 
-def train(runs: Sequence[Run], *, compile: bool = True, resume: bool = False, display: Display | None = None) -> list[Result]:
+def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = False, display: Display | None = None) -> list[Result]:
     """Train runs of one structure together; each ends as if it had been trained alone.
 
     Args:
         runs: one or more; only floats, seeds and directories differ.
-        compile: compile ahead of time (seconds, once per structure), else run eagerly.
+        compile: compile ahead of time (seconds, once per structure), or run eagerly; None does what the configs say.
         resume: continue every run from the newest checkpoint in its directory.
-        display: where progress is shown; None for silence.
+        display: where progress is shown; None for the terminal, `quiet()` for nowhere.
 
     Raises:
         ValueError: the runs differ in structure, an environment can't be made, or a directory is in use.
@@ -81,7 +82,8 @@ def train(runs: Sequence[Run], *, compile: bool = True, resume: bool = False, di
     _check_together(runs)
     raise_malloc_thresholds()
     with contextlib.ExitStack() as stack, threads(len(runs)):
-        training = Training(runs, compile, display or quiet())
+        wanted = all(run.config.get("compile", True) for run in runs) if compile is None else compile
+        training = Training(runs, wanted, display or Display(Console()))
         stack.callback(training.close)
         for run in runs:
             if run.directory:

@@ -1,6 +1,6 @@
 """The checks that losses share: unequal shapes are refused, never broadcast; ranges are said in words."""
 
-import math
+import sys
 
 from torch import Tensor
 
@@ -17,9 +17,9 @@ def same_shape(**tensors: Tensor) -> None:
         raise ValueError(f"shapes differ: {listing}; losses never broadcast, so reshape them to be equal")
 
 
-def in_range(name: str, number: float, low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> None:
-    """Raise ValueError unless low <= number <= high (low < number with `above`, number < high with `below`); NaN is never in range."""
+def in_range(name: str, number: float, low: float, high: float = sys.float_info.max, *, above: bool = False, below: bool = False) -> None:
+    """Raise ValueError unless low <= number <= high (low < number with `above`, number < high with `below`); NaN never is, infinity only where `high` is."""
     if not (low < number if above else low <= number) or not (number < high if below else number <= high):
         bound = f"greater than {low:g}" if above else f"at least {low:g}"
-        limit = f" and {'less than' if below else 'at most'} {high:g}" if high < math.inf else ""
+        limit = f" and {'less than' if below else 'at most'} {high:g}" if high < sys.float_info.max else ""
         raise ValueError(f"{name} must be {bound}{limit}, got {number:g}")

@@ -54,10 +54,11 @@ def main() -> None:
 def ours(runs: int, steps: int):
     """Train W1 with so many seeds in one population; the first one's result."""
     from agents.config import build, compose
+    from agents.display import quiet
     from agents.training import train
 
     config = ["optimizer.learning_rate=1e-4", "evaluation.every=0", "evaluation.episodes=1", "evaluation.max_steps=1", *W1, f"total_steps={steps}"]
-    result = train([build(compose([*config, f"seed={seed}"])) for seed in range(runs)])[0]
+    result = train([build(compose([*config, f"seed={seed}"])) for seed in range(runs)], display=quiet())[0]
     if result.compile_seconds > 3:
         print(f"compiling for {runs} run{'s' if runs > 1 else ''}: {result.compile_seconds:.1f} s, once per machine")
     return result

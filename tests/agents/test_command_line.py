@@ -47,7 +47,7 @@ MISTAKES = [
     (["loss/value=hubr"], "loss/value=hubr is not a choice; choose one of huber, mse; did you mean huber?"),
     (["env=cartpol"], "env=cartpol is not a choice; choose one of acrobot, cartpole"),
     (["loss.value=huber"], "loss.value must be a part with a _target_, got 'huber' (a choice is made with a slash: loss/value=huber)"),
-    (["loss/value=mse", "loss.value.delta=2"], "there is no key loss.value.delta"),
+    (["loss/value=mse", "loss.value.delta=2"], "there is no key loss.value.delta; loss.value has matched_curvature"),
     (["agent.discount=1.5"], "agent.discount must be at least 0 and at most 1, got 1.5"),
     (["agent.discount=high"], "agent.discount must be a number, got 'high'"),
     (["agent.batch_size=0"], "agent.batch_size must be at least 1, got 0"),
@@ -71,6 +71,13 @@ MISTAKES = [
     (["hydra.run.dir=/proc/nowhere/run"], "can't write to /proc/nowhere/run"),
     (["hydra.run.dir=file/run"], "can't write to file/run: Not a directory"),
     (["=3"], "=3"),
+    (["~seed"], "the config has no seed"),
+    (["seed=0,1"], "seed=0,1 has several values; train all of them with -m"),
+    (["env/wrapper=flatten"], "env/wrapper is not chosen by default; add it with +env/wrapper="),
+    (["optimizer.learning_rate=inf"], "optimizer.learning_rate must be at least 0, got inf"),
+    (["--resolve"], "--resolve"),
+    (["-m", "seed=0,1", "--cfg", "job"], "Only one of"),
+    (["resume="], "resume needs the directory of a run"),
     (["-m", "seed=0,1", "agent.discount=0.9,1.5"], "agent.discount must be at least 0 and at most 1, got 1.5"),
     (["resume=nowhere"], "nowhere is not a run directory"),
     (["resume=nowhere", "seed=3"], "leave out seed"),
@@ -90,7 +97,7 @@ def test_a_mistake_is_one_clear_line_and_leaves_nothing(train, tmp_path, words, 
 def test_a_run_from_start_to_evaluation(train, tmp_path):
     code, out, err = train(*SMALL, "agent.discount=0.98", "seed=3")
     assert code == 0 and err == ""
-    (directory,) = tmp_path.glob("runs/cartpole/dqn/*")
+    (directory,) = tmp_path.glob("runs/CartPole-v1/dqn/*")
     record = json.loads((directory / "result.json").read_text())
     assert f"greedy evaluation: return {record['evaluation']['return_mean']:.1f}" in out
     assert f"run directory: {directory.relative_to(tmp_path)}" in out and f"tensorboard --logdir {directory.relative_to(tmp_path)}" in out
@@ -230,6 +237,6 @@ def test_the_wheel_works_from_anywhere_and_takes_no_common_names(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(target)}
     found = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert list(elsewhere.glob("runs/acrobot/dqn/*/result.json"))
+    assert list(elsewhere.glob("runs/Acrobot-v1/dqn/*/result.json"))
     where = subprocess.run([sys.executable, "-c", "import agents; print(agents.__file__)"], cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert where.stdout.startswith(str(target))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ def test_a_run_among_eight_is_bitwise_the_run_alone(small_run, tmp_path, compile
     def run(index, where):
         return small_run(*OVERRIDES[index % 4], f"seed={index}", "num_envs=2", directory=tmp_path / where / str(index))
 
+    warnings.simplefilter("error")  # Going on without a compiler would be another test.
     together = train([run(index, "together") for index in range(8)], compile=compiled)
     assert len({float(result.learner.parameters["0.bias"][0]) for result in together}) == 8
     for index in (0, 1, 2, 3, 7):
