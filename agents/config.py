@@ -175,11 +175,13 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 def no_key(key: str, known: Sequence[str]) -> str:
     """What to say of a key that doesn't exist: the most similar one, or those that stand beside it."""
-    parent = key.rpartition(".")[0]
-    beside = [word for word in known if word.rpartition(".")[0] == parent and "_target_" not in word]
-    suggestion = nearest(key, beside) or nearest(key, [word for word in known if word != parent])
-    names = ", ".join(word.rpartition(".")[2] for word in beside)
-    return f"there is no key {key}{suggestion or (f'; {parent} has {names}' if parent and names else '')}"
+    parent, _, last = key.rpartition(".")
+    beside = [word.rpartition(".")[2] for word in known if word.rpartition(".")[0] == parent and "_target_" not in word]
+    if close := difflib.get_close_matches(last, beside, n=1):
+        return f"there is no key {key}; did you mean {f'{parent}.' if parent else ''}{close[0]}?"
+    if parent and beside:
+        return f"there is no key {key}; {parent} has {', '.join(beside)}"
+    return f"there is no key {key}{nearest(key, known)}"
 
 
 def keys(config: Any, prefix: str = "") -> list[str]:

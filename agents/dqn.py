@@ -14,7 +14,7 @@ from agents.replay import Transitions, UniformReplay
 from agents.schedules import Linear
 from agents.spaces import encode, features, storage
 from agents.target_networks import HardCopy, TargetNetwork
-from rlloss import Huber, QLearning, Target, ValueLoss, empirical_loss, frozen
+from rlloss import MSE, DoubleQLearning, Target, ValueLoss, empirical_loss, frozen
 from rlloss.checks import in_range
 from rlloss.targets import action_outputs
 
@@ -44,16 +44,16 @@ class DQN:
     observation_space: spaces.Space
     action_space: spaces.Space
     discount: float = 0.99
-    batch_size: int = 64
+    batch_size: int = 128
     learning_starts: int = 1000
     update_every: int = 1
     updates_per_step: int = 1
     max_gradient_norm: float = 10.0
     epsilon: Linear = Linear(1.0, 0.05, 0.2)
     network: Network = MLP()
-    optimizer: Optimizer = Adam()
-    value_loss: ValueLoss = Huber()
-    target: Target = QLearning()
+    optimizer: Optimizer = Adam(schedule=Linear(1.0, 0.0))
+    value_loss: ValueLoss = MSE()
+    target: Target = DoubleQLearning()
     target_network: TargetNetwork = HardCopy()
     replay: UniformReplay = UniformReplay()
 

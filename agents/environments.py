@@ -79,7 +79,7 @@ class Episodes:
     """The environments of all runs, stepped together; every episode starts from a seed of its own.
 
     `observation` [runs, environments, …] is what to act on. `step` fills `records` [runs, environments]
-    with transitions, true last observations included; `advance` then moves on to the successors, or to
+    with transitions, true last observations included (`words` are the same bits); `advance` then moves on to the successors, or to
     a new episode where one ended.
     """
 
@@ -88,6 +88,7 @@ class Episodes:
         self.environments = [environment.make() for environment in environments for _ in range(self.num_envs)]
         self.first_action = int(getattr(self.environments[0].action_space, "start", 0))
         self.observation, self.records = observation, np.zeros(observation.shape[:2], layout)
+        self.words = self.records.view(np.int32).reshape(*self.records.shape, -1)
         self.running: list[Episode] = [None] * len(self.environments)
         self.done: list[int] = []
         # Views made once: making one costs as much as a small copy.

@@ -51,7 +51,7 @@ class Adam:
     learning_rate: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
-    eps: float = 1e-8
+    eps: float = 3e-4
     weight_decay: float = 0.0
     schedule: Schedule = Linear()
 

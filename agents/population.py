@@ -40,21 +40,22 @@ class Population:
     def __init__(self, agents: Sequence[Any], seeds: Sequence[int], num_envs: int, *, compile: bool, say: Callable[[str], None]) -> None:
         self.agents, self.runs = list(agents), len(seeds)
         self.structure = agents[0]
-        self.hyperparameters = stack(agents)
+        # All hyperparameters in one tensor: each input costs time at every call.
+        leaves, self._agent_structure = pytree.tree_flatten(stack(agents))
+        self.hyperparameters = torch.stack(leaves, -1)
         self.learner = stack([agent.init(torch_generator(seed, "initial weights")) for agent, seed in zip(agents, seeds, strict=True)])
         shape, dtype = storage(self.structure.observation_space)
         self.layout = record(shape, dtype)
         self.memory = self.structure.replay.init(self.runs, self.layout)
-        self.records = self.memory.numpy().view(self.layout)[..., 0]
         self.exploration = Uniforms(seeds, "exploration", (num_envs, self.structure.exploration_numbers))
         self.sampling = Uniforms(seeds, "replay", (self.structure.batch_size,), np.float64)
         self.observation = torch.zeros(self.runs, num_envs, *shape, dtype=dtype)
         self.uniforms = torch.zeros(self.runs, num_envs, self.structure.exploration_numbers)
-        self.indices = torch.zeros(self.runs, self.structure.batch_size, dtype=torch.int64)
-        self.progress, self.explore = torch.zeros(()), torch.ones(())
+        self.draws = torch.zeros(self.runs, self.structure.batch_size, dtype=torch.float64)
+        self.added, self.progress, self.explore = torch.zeros((), dtype=torch.float64), torch.zeros(()), torch.ones(())
         self.metrics = {}
-        self._observation, self._uniforms, self._indices = self.observation.numpy(), self.uniforms.numpy(), self.indices.numpy()
-        self._progress, self._explore = self.progress.numpy(), self.explore.numpy()
+        self.words, self._uniforms, self._draws = self.memory.numpy(), self.uniforms.numpy(), self.draws.numpy()
+        self._added, self._progress, self._explore = self.added.numpy(), self.progress.numpy(), self.explore.numpy()
         self._compile, self._say = compile, say
 
     def prepare(self) -> None:
@@ -63,26 +64,31 @@ class Population:
 
     @functools.cached_property
     def _act(self) -> Program:
-        def act(learner, agent, observation, uniforms, progress, explore):
-            return agent.act(learner, observation, uniforms, progress, explore)
+        def act(learner, hyperparameters, observation, uniforms, progress, explore):
+            return self._agent(hyperparameters).act(learner, observation, uniforms, progress, explore)
 
         stacked = (self.learner, self.hyperparameters, self.observation, self.uniforms)
         return self._program(act, stacked, (self.progress, self.explore), donate=False, compile=self._compile)
 
     @functools.cached_property
     def _update(self) -> Program:
-        def update(learner, agent, memory, indices, progress):
-            return agent.update(learner, decode(memory[indices], self.layout), progress)
+        def update(learner, hyperparameters, memory, draws, added, progress):
+            agent = self._agent(hyperparameters)
+            return agent.update(learner, decode(agent.replay.sample(memory, draws, added), self.layout), progress)
 
-        stacked = (self.learner, self.hyperparameters, self.memory, self.indices)
-        return self._program(update, stacked, (self.progress,), donate=True, compile=self._compile)
+        stacked = (self.learner, self.hyperparameters, self.memory, self.draws)
+        return self._program(update, stacked, (self.added, self.progress), donate=True, compile=self._compile)
 
     @functools.cached_property
     def _refresh(self) -> Program:
-        def refresh(learner, agent):
-            return agent.refresh(learner), ()
+        def refresh(learner, hyperparameters):
+            return self._agent(hyperparameters).refresh(learner), ()
 
         return self._program(refresh, (self.learner, self.hyperparameters), (), donate=True, compile=False)
+
+    def _agent(self, hyperparameters: Tensor) -> Any:
+        """One run's agent from its hyperparameters in one tensor."""
+        return pytree.tree_unflatten(list(hyperparameters.unbind(-1)), self._agent_structure)
 
     def _program(self, function: Callable, stacked: tuple, shared: tuple, *, donate: bool, compile: bool) -> Program:
         return bind(function, stacked, shared, donate=donate, compile=compile, name=function.__name__, say=self._say)
@@ -102,11 +108,12 @@ class Population:
         return actions
 
     def sample(self, position: int, added: int) -> None:
-        """Choose the rows of the next update, `position` updates after the start, from `added` transitions."""
-        self.structure.replay.draw(self.sampling[position], added, self._indices)
+        """Draw the batch of the next update, `position` updates after the start, from `added` transitions."""
+        self._draws[...] = self.sampling[position]
+        self._added[...] = added
 
     def update(self, progress: float) -> None:
-        """One gradient step of every run on the rows chosen by `sample`."""
+        """One gradient step of every run on the batch drawn by `sample`."""
         self._progress[...] = progress
         self._outputs = self._update.run()
 

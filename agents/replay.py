@@ -55,7 +55,7 @@ def decode(words: Tensor, layout: np.dtype) -> Transitions:
 class UniformReplay:
     """The last `capacity` transitions, drawn uniformly with replacement. Source: Lin (1992); Mnih et al. (2015)."""
 
-    capacity: int = 10_000
+    capacity: int = 50_000
 
     def __post_init__(self) -> None:
         in_range("capacity", self.capacity, 1)
@@ -65,7 +65,7 @@ class UniformReplay:
         return torch.zeros(runs, self.capacity, layout.itemsize // WORD, dtype=torch.int32)
 
     def write(self, memory: np.ndarray, added: int, records: np.ndarray) -> None:
-        """Write records [runs, environments] over the oldest of `memory` [runs, capacity].
+        """Write records [runs, environments, words] over the oldest of `memory` [runs, capacity, words].
 
         `added` is how many were written to each run before. With more environments than capacity
         the last ones stay.
@@ -76,6 +76,12 @@ class UniformReplay:
         else:
             memory[:, np.arange(start, start + count) % self.capacity] = records
 
-    def draw(self, uniforms: np.ndarray, added: int, indices: np.ndarray) -> None:
-        """Fill `indices` with rows to draw, from uniform numbers in [0, 1), when `added` were written in all."""
-        np.multiply(uniforms, min(added, self.capacity), out=indices, casting="unsafe")
+    def sample(self, memory: Tensor, uniforms: Tensor, added: Tensor) -> Tensor:
+        """Records [batch, words] of one run's memory [capacity, words].
+
+        Args:
+            memory: of which the first min(added, capacity) records have been written.
+            uniforms: [batch] in [0, 1), float64, so that every record can be met.
+            added: how many were written in all, 0-dim, float64.
+        """
+        return memory[(uniforms * added.clamp(max=self.capacity)).long()]

@@ -25,7 +25,7 @@ class TargetNetwork(Protocol):
 class HardCopy:
     """θ⁻ ← θ every `every` environment steps. Source: Mnih et al., Human-level control (2015)."""
 
-    every: int = 500
+    every: int = 100
 
     def __post_init__(self) -> None:
         in_range("every", self.every, 1)

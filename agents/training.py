@@ -166,7 +166,7 @@ class Training:
             ended = episodes.step(actions)
             watch.lap("step")
 
-            replay.write(population.records, self.step, episodes.records)
+            replay.write(population.words, self.step, episodes.words)
             episodes.advance()
             self.step += num_envs
             watch.lap("store")

@@ -57,7 +57,7 @@ def ours(runs: int, steps: int):
     from agents.display import quiet
     from agents.training import train
 
-    config = ["optimizer.learning_rate=1e-4", "evaluation.every=0", "evaluation.episodes=1", "evaluation.max_steps=1", *W1, f"total_steps={steps}"]
+    config = ["evaluation.every=0", "evaluation.episodes=1", "evaluation.max_steps=1", *W1, f"total_steps={steps}"]
     result = train([build(compose([*config, f"seed={seed}"])) for seed in range(runs)], display=quiet())[0]
     if result.compile_seconds > 3:
         print(f"compiling for {runs} run{'s' if runs > 1 else ''}: {result.compile_seconds:.1f} s, once per machine")

@@ -18,6 +18,8 @@ hypothesis.settings.load_profile("slow machines")
 SMALL = [
     "network.hidden=[16]",
     "loss/value=huber",
+    "loss/target=q_learning",
+    "optimizer.schedule.end=1",
     "agent.batch_size=16",
     "agent.learning_starts=50",
     "agent.replay.capacity=200",

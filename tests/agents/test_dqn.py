@@ -6,6 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from agents.config import build, compose
 from agents.dqn import DQN
 from agents.networks import MLP
 from agents.optimizers import Adam
@@ -36,7 +37,7 @@ def test_updates_are_those_of_plain_torch(target, loss, reference, tracking):
     agent = DQN(BOX, THREE, 0.9, network=MLP((8,), "tanh"), optimizer=Adam(1e-2), value_loss=loss, target=target, target_network=tracking, max_gradient_norm=0.5)
     state = agent.init(torch.Generator().manual_seed(0))
     online, frozen = _module(state.parameters), _module(state.parameters)
-    optimizer = torch.optim.Adam(online.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(online.parameters(), 1e-2, eps=3e-4)
     for _ in range(20):
         batch = _batch()
         state, metrics = agent.update(state, batch, torch.tensor(0.5))
@@ -98,7 +99,7 @@ def test_images_and_categories_are_encoded():
     [
         ({"discount": 1.5}, "discount must be at least 0 and at most 1, got 1.5"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"replay": UniformReplay(10)}, "capacity 10 is smaller than batch_size 64"),
+        ({"replay": UniformReplay(10)}, "capacity 10 is smaller than batch_size 128"),
         ({"epsilon": Linear(1.2, 0.1)}, "epsilon.start must be at least 0 and at most 1"),
         ({"action_space": spaces.Box(-1, 1, (1,))}, "DQN needs Discrete actions"),
         ({"observation_space": spaces.Dict({})}, "observations must be Box or Discrete"),
@@ -121,6 +122,11 @@ def test_initial_weights_are_torchs_linear():
     parameters = MLP((400,)).init(torch.Generator().manual_seed(0), (100,), 7)
     assert [tuple(p.shape) for p in parameters.values()] == [(100, 400), (400,), (7, 400), (7,)]
     assert parameters["0.weight"].abs().max() <= 0.1 and parameters["0.weight"].std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+
+
+def test_the_agent_in_python_is_the_one_on_the_command_line():
+    environment = gym.make("CartPole-v1")
+    assert DQN(environment.observation_space, environment.action_space) == build(compose()).agent
 
 
 def test_gymnasium_is_what_the_spaces_come_from():
