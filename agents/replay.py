@@ -62,7 +62,8 @@ class UniformReplay:
 
     def init(self, runs: int, layout: np.dtype) -> Tensor:
         """Empty memories [runs, capacity, words]."""
-        return torch.zeros(runs, self.capacity, layout.itemsize // WORD, dtype=torch.int32)
+        # NumPy asks the kernel for huge pages, which halves the time of random reads from a large memory.
+        return torch.from_numpy(np.zeros((runs, self.capacity, layout.itemsize // WORD), np.int32))
 
     def write(self, memory: np.ndarray, added: int, records: np.ndarray) -> None:
         """Write records [runs, environments, words] over the oldest of `memory` [runs, capacity, words].
