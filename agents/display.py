@@ -18,6 +18,7 @@ class Status(NamedTuple):
     step: int
     total_steps: int
     steps_per_second: float
+    seconds_left: float
     loss: float
 
 
@@ -55,8 +56,7 @@ class Display:
         """Show how things stand."""
         words = f"{status.steps_per_second:,.0f} steps/s  recent return {self.recent_return:.1f}  loss {status.loss:.4g}"
         if not self.console.is_terminal:
-            left = (status.total_steps - status.step) / max(status.steps_per_second, 1e-9)
-            self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {left:.0f} s left")
+            self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {status.seconds_left:.0f} s left")
             return
         if self._bar is None:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())

@@ -222,9 +222,10 @@ class Training:
 
     def _status(self) -> Status:
         step, _, wall_seconds = self._resumed
-        rate = (self.step - step) * len(self.runs) / max(self.wall_seconds - wall_seconds, 1e-9)
+        rate = max(self.step - step, 1) / max(self.wall_seconds - wall_seconds, 1e-9)
+        left = (self.settings.total_steps - self.step) / rate
         loss = self.population.metrics.get("loss/value")
-        return Status(self.step, self.settings.total_steps, rate, float(loss.mean()) if loss is not None else float("nan"))
+        return Status(self.step, self.settings.total_steps, rate * len(self.runs), left, float(loss.mean()) if loss is not None else float("nan"))
 
     def _evaluate(self) -> None:
         """Evaluate every run's greedy policy at this step and log it."""
