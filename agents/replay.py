@@ -62,7 +62,7 @@ class UniformReplay:
 
     def init(self, runs: int, layout: np.dtype) -> Tensor:
         """Empty memories [runs, capacity, words]."""
-        # NumPy asks the kernel for huge pages, which halves the time of random reads from a large memory.
+        # NumPy asks the kernel for huge pages, which suit random reads from a large memory; torch doesn't.
         return torch.from_numpy(np.zeros((runs, self.capacity, layout.itemsize // WORD), np.int32))
 
     def write(self, memory: np.ndarray, added: int, records: np.ndarray) -> None:
