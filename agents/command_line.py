@@ -140,8 +140,9 @@ def evaluate_main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="how many episodes (20)")
     parser.add_argument("--seed", type=int, default=None, help="another seed for the episodes than the run's own")
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="run code of this package if the run's config names it")
-    options = parser.parse_args()
+    parser.error = _refuse
     with _one_line("rlloss-evaluate"):
+        options = parser.parse_args()
         if options.seed is not None and options.seed < 0:
             raise ConfigError(f"--seed must be at least 0, got {options.seed}")
         _print_evaluation(_evaluate(options.directory, options.episodes, options.seed, options.trust))

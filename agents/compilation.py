@@ -84,6 +84,11 @@ def bind(function: Callable, stacked: Sequence[Any], shared: Sequence[Any] = (),
     return Program(functools.partial(flat, *leaves), lambda outputs: pytree.tree_unflatten([output[None] for output in outputs], outputs_structure))
 
 
+def once(tensor: Tensor) -> Tensor:
+    """The same tensor, computed once and kept: the compiler would compute it anew for each of its readers."""
+    return tensor.as_strided(tensor.shape, tensor.stride())
+
+
 def write_over(old: Any, new: Any) -> None:
     """Copy the leaves of one pytree over those of another, in place.
 

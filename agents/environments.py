@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from agents.streams import episode_seed
+from agents.streams import EpisodeSeeds
 
 EXTRAS = {
     "LunarLander": "box2d", "BipedalWalker": "box2d", "CarRacing": "box2d", "ALE/": "atari",
@@ -84,7 +84,8 @@ class Episodes:
     """
 
     def __init__(self, environments: Sequence[Environment], seeds: Sequence[int], observation: np.ndarray, layout: np.dtype) -> None:
-        self.seeds, self.num_envs = tuple(seeds), observation.shape[1]
+        self.num_envs = observation.shape[1]
+        self.seeds = [EpisodeSeeds(seed, "episodes", number) for seed in seeds for number in range(self.num_envs)]
         self.environments = [environment.make() for environment in environments for _ in range(self.num_envs)]
         self.first_action = int(getattr(self.environments[0].action_space, "start", 0))
         self.observation, self.records = observation, np.zeros(observation.shape[:2], layout)
@@ -130,7 +131,7 @@ class Episodes:
 
     def _start(self, place: int, index: int) -> None:
         run, number = divmod(place, self.num_envs)
-        seed = episode_seed(self.seeds[run], "episodes", number, index)
+        seed = self.seeds[place][index]
         self.running[place] = Episode(index, seed, [])
         self.observation[run, number], _ = self.environments[place].reset(seed=seed)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
-from agents.streams import episode_seed
+from agents.streams import EpisodeSeeds
 from rlloss.checks import in_range
 
 
@@ -41,11 +41,12 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[gymnasium.Env
     runs, width = observation.shape[:2]
     first_action = int(getattr(environments[0].action_space, "start", 0))
     returns = [[0.0] * evaluation.episodes for _ in range(runs)]
+    episode_seeds = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
     steps = np.zeros((runs, width), np.int64)
     current = np.tile(np.arange(width), (runs, 1))
 
     def start(run: int, place: int) -> None:
-        seed = episode_seed(seeds[run], "evaluation", step, int(current[run, place]))
+        seed = episode_seeds[run][int(current[run, place])]
         observation[run, place], _ = environments[run * width + place].reset(seed=seed)
         steps[run, place] = 0
 

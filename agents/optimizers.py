@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from agents.compilation import once
 from agents.networks import Parameters
 from agents.schedules import Linear, Schedule
 from rlloss.checks import in_range
@@ -73,11 +74,11 @@ class Adam:
     def step(self, parameters: Parameters, gradient: Parameters, state: AdamState, progress: Tensor) -> tuple[Parameters, AdamState]:
         """One step; see the class for the formula."""
         power1, power2 = self.beta1 * state.power1, self.beta2 * state.power2
-        size, correction = self.rate(progress) / (1 - power1), (1 - power2).sqrt()
+        size, scale = once(self.rate(progress) / (1 - power1)), once((1 - power2).rsqrt())
         gradient = _decayed(parameters, gradient, self.weight_decay)
         mean = {name: m + (gradient[name] - m) * (1 - self.beta1) for name, m in state.mean.items()}
         square = {name: self.beta2 * v + (1 - self.beta2) * gradient[name] ** 2 for name, v in state.square.items()}
-        moved = {name: p - size * mean[name] / (square[name].sqrt() / correction + self.eps) for name, p in parameters.items()}
+        moved = {name: p - size * mean[name] / (square[name].sqrt() * scale + self.eps) for name, p in parameters.items()}
         return moved, AdamState(mean, square, power1, power2)
 
 
@@ -174,7 +175,7 @@ def clip_by_global_norm(gradient: Parameters, limit: float | Tensor) -> tuple[Pa
     Source: Pascanu, Mikolov and Bengio, arXiv 1211.5063; constants as in torch.nn.utils.clip_grad_norm_.
     """
     norm = sum((g * g).sum() for g in gradient.values()).sqrt()
-    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    scale = once((limit / (norm + 1e-6)).clamp(max=1.0))
     return {name: g * scale for name, g in gradient.items()}, norm
 
 

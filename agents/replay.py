@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.compilation import once
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
 
@@ -85,4 +86,5 @@ class UniformReplay:
             uniforms: [batch] in [0, 1), float64, so that every record can be met.
             added: how many were written in all, 0-dim, float64.
         """
-        return memory[(uniforms * added.clamp(max=self.capacity)).long()]
+        words = memory[(uniforms * added.clamp(max=self.capacity)).long()]
+        return once(words)

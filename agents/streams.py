@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 BLOCK_NUMBERS = 4096
+BLOCK_EPISODES = 64
 
 
 def generator(seed: int, name: str, *position: int) -> np.random.Generator:
@@ -22,9 +23,18 @@ def torch_generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int(generator(seed, name).integers(2**63)))
 
 
-def episode_seed(seed: int, name: str, *position: int) -> int:
-    """The seed of one episode: 31 bits, which every environment takes."""
-    return int(generator(seed, name, *position).integers(2**31))
+class EpisodeSeeds:
+    """The seeds of one environment's episodes, `seeds[index]`: 31 bits each, which every environment takes."""
+
+    def __init__(self, seed: int, name: str, *position: int) -> None:
+        self.stream = (seed, name, *position)
+        self.block, self.numbers = -1, []
+
+    def __getitem__(self, index: int) -> int:
+        block, row = divmod(index, BLOCK_EPISODES)
+        if block != self.block:
+            self.block, self.numbers = block, generator(*self.stream, block).integers(2**31, size=BLOCK_EPISODES).tolist()
+        return self.numbers[row]
 
 
 class Uniforms:

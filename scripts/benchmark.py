@@ -94,7 +94,7 @@ def shares(result) -> str:
 
 def start() -> float:
     """Seconds of a whole process that trains one step, from the shell's point of view."""
-    command = "from agents.command_line import train_main; train_main()"
+    command = "from agents.start import train; train()"
     words = [*W1, "total_steps=1", "evaluation.every=0", "evaluation.episodes=1", "evaluation.max_steps=1"]
     with tempfile.TemporaryDirectory() as directory:
         began = time.perf_counter()

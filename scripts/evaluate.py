@@ -1,6 +1,6 @@
 """Evaluate a trained run: the same as the command rlloss-evaluate."""
 
-from agents.command_line import evaluate_main
+from agents.start import evaluate
 
 if __name__ == "__main__":
-    evaluate_main()
+    evaluate()

@@ -1,6 +1,6 @@
 """Train an agent: the same as the command rlloss-train."""
 
-from agents.command_line import train_main
+from agents.start import train
 
 if __name__ == "__main__":
-    train_main()
+    train()

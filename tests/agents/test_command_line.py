@@ -152,6 +152,25 @@ def test_ctrl_c_saves_everything_and_the_run_goes_on(train, tmp_path, number):
     assert scalars(tmp_path / "run")[: len(stopped)] == stopped
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="watches the process in /proc")
+def test_ctrl_c_while_starting_shows_no_traceback(tmp_path):
+    process = _start(tmp_path)
+    maps = Path(f"/proc/{process.pid}/maps")
+    limit = time.time() + 60
+    while "_multiarray_umath" not in maps.read_text():  # Python is importing.
+        assert time.time() < limit
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [[], ["run", "--episodes", "many"], ["run", "--epochs", "3"]])
+def test_evaluating_wrongly_is_one_line(train, words):
+    code, _, err = train(*words, main=command_line.evaluate_main)
+    assert code == 2 and err.startswith("rlloss-evaluate: ") and err.count("\n") == 1
+
+
 def test_two_processes_can_not_train_one_run(train, tmp_path):
     process = _start(tmp_path, "total_steps=100000", "hydra.run.dir=run")
     _wait_for("run/checkpoint-*00", tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.streams import Uniforms, episode_seed, generator
+from agents.streams import EpisodeSeeds, Uniforms, generator
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=20), st.integers(0, 2**32))
@@ -23,7 +23,14 @@ def test_a_run_has_the_same_numbers_in_any_population():
 def test_seeds_names_and_positions_differ():
     numbers = [generator(seed, name, place).random() for seed in (0, 1) for name in ("a", "b") for place in (0, 1)]
     assert len(set(numbers)) == 8
-    assert len({episode_seed(0, "episodes", env, k) for env in range(10) for k in range(100)}) > 995
+    assert len({EpisodeSeeds(0, "episodes", env)[k] for env in range(10) for k in range(100)}) > 995
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=20))
+def test_an_episodes_seed_depends_on_its_place_alone(positions):
+    asked = EpisodeSeeds(3, "episodes", 1)
+    for position in positions:
+        assert 0 <= asked[position] == EpisodeSeeds(3, "episodes", 1)[position] < 2**31
 
 
 def test_numbers_are_uniform():
