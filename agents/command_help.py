@@ -27,7 +27,7 @@ def help_text() -> str:
     lines += ["Choices (name=choice):"]
     for group, choices in groups().items():
         lines += [f"  {group if group != 'env/wrapper' else '+env/wrapper'}"]
-        lines += [f"    {choice:<24}{_first_comment(config_directory() / group / f'{choice}.yaml')}" for choice in choices]
+        lines += [f"    {choice:<31}{_first_comment(config_directory() / group / f'{choice}.yaml')}" for choice in choices]
     lines += ["", "Settings (name=value), with their defaults:"]
     lines += _settings("train", "")
     for group, choice in default_choices():

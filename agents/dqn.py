@@ -16,7 +16,7 @@ from agents.spaces import encode, features, storage
 from agents.target_networks import HardCopy, TargetNetwork
 from rlloss import MSE, DoubleQLearning, Target, ValueLoss, empirical_loss, frozen
 from rlloss.checks import in_range
-from rlloss.targets import action_outputs
+from rlloss.targets import Step, action_outputs
 
 Metrics = dict[str, Tensor]
 
@@ -102,25 +102,30 @@ class DQN:
 
     def update(self, state: DQNState, batch: Transitions, progress: Tensor) -> tuple[DQNState, Metrics]:
         """One gradient step on a batch, and what can be told of it."""
-        target = self.target(
-            self.value_loss,
+        step = Step(
             batch.reward,
             self.discount * (1 - batch.terminated),
+            batch.action,
             target=lambda: self.outputs(state.target_parameters, batch.next_observation),
             online=lambda: self.outputs(state.parameters, batch.next_observation),
+            current=lambda: self.outputs(state.target_parameters, batch.observation),
         )
+        target = self.target(self.value_loss, step)
 
         def objective(parameters: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             outputs = action_outputs(self.outputs(parameters, batch.observation), batch.action)
             losses = self.value_loss(outputs, target)
-            return empirical_loss(losses), (losses.mean(), self.value_loss.value(outputs))
+            return empirical_loss(losses), (losses.mean(), outputs)
 
-        gradient, (total, (loss, value)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
+        gradient, (total, (loss, outputs)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
         gradient, norm = clip_by_global_norm(gradient, self.max_gradient_norm)
         parameters, optimizer = self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
         tracked = self.target_network.track(state.target_parameters, parameters)
+        value = self.value_loss.value(outputs)
         td_error = value - self.value_loss.expected(target)
         metrics = {"loss/value": loss, "loss/total": total, "gradient/norm": norm, "td_error": td_error, "value": value}
+        if hasattr(self.value_loss, "linear_zone"):
+            metrics["linear_zone"] = self.value_loss.linear_zone(outputs, target)
         return DQNState(parameters, tracked, optimizer), metrics
 
     @property
@@ -141,8 +146,7 @@ class DQN:
 
     def report(self, metrics: Metrics) -> dict[str, float]:
         """The metrics of one update as numbers, by TensorBoard tag."""
-        error = metrics["td_error"]
-        magnitude = error.abs().numpy()
+        magnitude = metrics["td_error"].abs().numpy()
         p50, p95 = np.percentile(magnitude, (50, 95))
         numbers = {
             "loss/value": float(metrics["loss/value"]),
@@ -153,6 +157,6 @@ class DQN:
             "td_error/abs_p50": float(p50),
             "td_error/abs_p95": float(p95),
         }
-        if hasattr(self.value_loss, "linear_zone"):
-            numbers["td_error/linear_zone_share"] = float(self.value_loss.linear_zone(error).float().mean())
+        if "linear_zone" in metrics:
+            numbers["td_error/linear_zone_share"] = float(metrics["linear_zone"].float().mean())
         return numbers

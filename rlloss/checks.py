@@ -17,8 +17,20 @@ def same_shape(**tensors: Tensor) -> None:
         raise ValueError(f"shapes differ: {listing}; losses never broadcast, so reshape them to be equal")
 
 
-def in_range(name: str, number: float, low: float, high: float = sys.float_info.max, *, above: bool = False, below: bool = False) -> None:
-    """Raise ValueError unless low <= number <= high (low < number with `above`, number < high with `below`); NaN never is, infinity only where `high` is."""
+def floating(**tensors: Tensor) -> None:
+    """Raise TypeError unless all tensors are floating point."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
+
+
+def in_range(name: str, number: float | Tensor, low: float, high: float = sys.float_info.max, *, above: bool = False, below: bool = False) -> None:
+    """Raise ValueError unless low <= number <= high (low < number with `above`, number < high with `below`); NaN never is, infinity only where `high` is.
+
+    Tensors pass: they are hyperparameters of several runs, each checked when it was a number.
+    """
+    if isinstance(number, Tensor):
+        return
     if not (low < number if above else low <= number) or not (number < high if below else number <= high):
         bound = f"greater than {low:g}" if above else f"at least {low:g}"
         limit = f" and {'less than' if below else 'at most'} {high:g}" if high < sys.float_info.max else ""

@@ -1,38 +1,131 @@
-"""The one place where elementwise losses become a number to minimise."""
+"""The one place where elementwise losses become a number to minimise, and where its terms can be told apart."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from rlloss.checks import same_shape
+from rlloss.checks import floating, same_shape
 
 
-def empirical_loss(losses: Tensor, weights: Tensor | None = None, penalties: Mapping[str, Tensor] | None = None) -> Tensor:
-    """The regularised empirical loss of a batch.
+class Objective(NamedTuple):
+    """A number to minimise, and the terms by name that add up to it, all 0-dim."""
 
-        J(W) = (1/n) Σᵢ wᵢ ℓᵢ + Σₖ Ωₖ(W)
+    total: Tensor
+    terms: dict[str, Tensor]
 
-    It divides by n, the number of elements, and not by the sum of the weights, as importance sampling
-    asks: weights with mean 1 keep the scale of J.
+
+def empirical_loss(losses: Tensor, weights: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """The empirical loss of a batch.
+
+        J(W) = (1/n) Σᵢ mᵢ wᵢ ℓᵢ,  n = Σᵢ mᵢ
+
+    It divides by n, the number of elements that the mask keeps, and not by the sum of the weights, as
+    importance sampling asks: weights with mean 1 keep the scale of J. With nothing kept, J is 0.
 
     Args:
         losses: ℓ, elementwise, any shape.
         weights: w, same shape, not differentiated (priorities, importance weights); None means 1.
-        penalties: the terms λₖΩₖ by name, 0-dim each.
+        mask: m, same shape, bool: which elements count; None means all.
 
     Returns:
         J, 0-dim.
 
     Raises:
-        ValueError: the shapes of losses and weights differ, or a penalty is not 0-dim.
+        ValueError: shapes differ.
+        TypeError: losses or weights aren't floating point, or the mask isn't bool.
 
+    For: every loss of this library; nothing else reduces.
     Source: Vapnik, Principles of risk minimization for learning theory (1992).
     """
+    floating(losses=losses)
     if weights is not None:
+        floating(weights=weights)
         same_shape(losses=losses, weights=weights)
         losses = weights.detach() * losses
-    for name, penalty in (penalties or {}).items():
-        if penalty.ndim:
-            raise ValueError(f"penalty {name} must be 0-dim, got shape {tuple(penalty.shape)}; reduce it first")
-    return losses.mean() + sum((penalties or {}).values(), torch.zeros((), dtype=losses.dtype, device=losses.device))
+    if mask is None:
+        return losses.mean()
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, got {mask.dtype}; compare it with 0")
+    same_shape(losses=losses, mask=mask)
+    # Not a product: what is masked away may be NaN.
+    return torch.where(mask, losses, torch.zeros_like(losses)).sum() / mask.sum().clamp(min=1)
+
+
+def total(terms: Mapping[str, Tensor]) -> Objective:
+    """The sum of named terms: an empirical loss and the penalties λₖΩₖ, or several losses.
+
+        J = Σₖ Jₖ
+
+    Args:
+        terms: 0-dim each, coefficients included, such as {"value": J, "l2": λΩ}.
+
+    Returns:
+        The sum and the terms.
+
+    Raises:
+        ValueError: there is no term, or one isn't 0-dim.
+
+    For: a regularised loss J + λΩ whose parts can be logged.
+    Source: Tikhonov (1963); Vapnik (1992).
+    """
+    if not terms:
+        raise ValueError("there is no term to add up")
+    for name, term in terms.items():
+        if term.ndim:
+            raise ValueError(f"term {name} must be 0-dim, got shape {tuple(term.shape)}; reduce it first")
+    return Objective(sum(terms.values()), dict(terms))
+
+
+def term_gradients(terms: Callable[[Any], Mapping[str, Tensor]], parameters: Any) -> dict[str, Any]:
+    """The gradient of each term alone.
+
+        gₖ = ∇ Jₖ(θ)
+
+    Args:
+        terms: θ → terms by name, 0-dim each.
+        parameters: θ, any pytree of tensors.
+
+    Returns:
+        By name, a pytree like θ. It costs one backward pass a term.
+
+    For: seeing which term moves the weights.
+    Source: Chen et al., GradNorm, arXiv 1711.02257.
+    """
+    values, backward = torch.func.vjp(lambda θ: dict(terms(θ)), parameters)
+    zeros = {name: torch.zeros_like(value) for name, value in values.items()}
+    return {name: backward(zeros | {name: torch.ones_like(value)})[0] for name, value in values.items()}
+
+
+def gradient_norms(gradients: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The Euclidean norm of each term's gradient, 0-dim.
+
+        ‖gₖ‖
+
+    For: the sizes of terms as the optimiser feels them.
+    Source: Chen et al., GradNorm, arXiv 1711.02257.
+    """
+    return {name: _inner(gradient, gradient).sqrt() for name, gradient in gradients.items()}
+
+
+def gradient_cosines(gradients: Mapping[str, Any]) -> dict[tuple[str, str], Tensor]:
+    """The cosine between the gradients of every two terms, 0-dim; 0 where one of them is 0.
+
+        cos(gⱼ, gₖ) = gⱼ·gₖ/(‖gⱼ‖‖gₖ‖)
+
+    For: whether terms help each other (1), don't meet (0) or fight (−1).
+    Source: Yu et al., Gradient surgery for multi-task learning, arXiv 2001.06782.
+    """
+    norms = gradient_norms(gradients)
+    cosines = {}
+    for one, other in itertools.combinations(gradients, 2):
+        product = norms[one] * norms[other]
+        cosines[one, other] = _inner(gradients[one], gradients[other]) / torch.where(product > 0, product, torch.ones_like(product))
+    return cosines
+
+
+def _inner(one: Any, other: Any) -> Tensor:
+    return sum((a * b).sum() for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))

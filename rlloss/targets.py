@@ -1,53 +1,44 @@
-"""Bootstrapped targets: which next value a Q-value is regressed on."""
+"""One-step targets: what a Q-value is regressed on, in the space of any value loss.
+
+A target looks at a `Step`: what was seen, and networks that are asked only where the target needs them.
+Targets that mix actions rely on targets being linear (see `value_losses.py`): a weighted mean over
+actions is the target of the mixture, for scalar, categorical and quantile heads alike.
+"""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from rlloss.checks import in_range
 from rlloss.frozen import frozen
 from rlloss.value_losses import ValueLoss
 
 Outputs = Callable[[], Tensor]
 
 
-class Target(Protocol):
-    """How the target of a Q-value is made from the next state's outputs."""
+class Step(NamedTuple):
+    """A batch of transitions and what networks say of them, [batch, actions, outputs] each.
 
-    def __call__(self, value_loss: ValueLoss, reward: Tensor, discount: Tensor, target: Outputs, online: Outputs) -> Tensor:
-        """The target in the head's own space, without gradient.
-
-        Args:
-            value_loss: gives values and the Bellman backup.
-            reward: r [batch].
-            discount: γ·(1 − terminated) [batch].
-            target: () → the target network's outputs at the next state [batch, actions, outputs].
-            online: () → the online network's outputs there; called only where the target needs them.
-        """
-
-
-def greedy_outputs(value_loss: ValueLoss, outputs: Tensor, selector: Tensor) -> Tensor:
-    """The outputs of the action that `selector` values most.
-
-        outputs[i, argmax_a V(selector[i, a])]
-
-    Args:
-        value_loss: gives the expected value of a head's outputs.
-        outputs: [batch, actions, outputs], what is evaluated.
-        selector: [batch, actions, outputs], what chooses.
-
-    Returns:
-        [batch, outputs].
+    `discount` is γ·(1 − terminated); truncation is not termination. `target` and `online` are the two
+    networks at the next state, `current` is the target network at the present one.
     """
-    action = value_loss.value(selector).argmax(-1)
-    return action_outputs(outputs, action)
+
+    reward: Tensor
+    discount: Tensor
+    action: Tensor
+    target: Outputs
+    online: Outputs
+    current: Outputs
+    next_action: Tensor | None = None
 
 
-def action_outputs(outputs: Tensor, action: Tensor) -> Tensor:
-    """The outputs [batch, outputs] of one action [batch] in each row of [batch, actions, outputs]."""
-    index = action[:, None, None].expand(-1, 1, outputs.shape[-1])
-    return outputs.gather(1, index).squeeze(1)
+class Target(Protocol):
+    """How the target of a Q-value is made."""
+
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's own space [batch, …], without gradient."""
 
 
 @frozen
@@ -56,26 +47,271 @@ class QLearning:
 
         y = r + d · max_a Q(s′, a; θ⁻),  d = γ·(1 − terminated)
 
+    For: the optimal policy's values; noise makes them too high.
     Source: Watkins (1989); with a target network: Mnih et al., Human-level control (2015).
     """
 
-    def __call__(self, value_loss: ValueLoss, reward: Tensor, discount: Tensor, target: Outputs, online: Outputs) -> Tensor:
-        """The target in the head's space; arguments as in `Target`."""
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient."""
         with torch.no_grad():
-            outputs = target()
-            return value_loss.target(reward, discount, greedy_outputs(value_loss, outputs, outputs))
+            outputs = step.target()
+            return value_loss.target(step.reward, step.discount, greedy_outputs(value_loss, outputs, outputs))
 
 
 @frozen
 class DoubleQLearning:
     """The online network chooses the next action, the target network values it.
 
-        y = r + d · Q(s′, argmax_a Q(s′, a; θ); θ⁻),  d = γ·(1 − terminated)
+        y = r + d · Q(s′, argmax_a Q(s′, a; θ); θ⁻)
 
+    For: values that noise makes less high.
     Source: van Hasselt, Guez and Silver, arXiv 1509.06461.
     """
 
-    def __call__(self, value_loss: ValueLoss, reward: Tensor, discount: Tensor, target: Outputs, online: Outputs) -> Tensor:
-        """The target in the head's space; arguments as in `Target`."""
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient."""
         with torch.no_grad():
-            return value_loss.target(reward, discount, greedy_outputs(value_loss, target(), online()))
+            return value_loss.target(step.reward, step.discount, greedy_outputs(value_loss, step.target(), step.online()))
+
+
+@frozen
+class ClippedDoubleQLearning:
+    """The online network chooses the next action, and the lower of both networks' values counts.
+
+        y = r + d · min(Q(s′, a*; θ), Q(s′, a*; θ⁻)),  a* = argmax_a Q(s′, a; θ)
+
+    For: values that are rather too low than too high.
+    Source: Fujimoto, van Hoof and Meger, arXiv 1802.09477.
+    """
+
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient."""
+        with torch.no_grad():
+            online = step.online()
+            candidates = torch.stack([greedy_outputs(value_loss, outputs, online) for outputs in (online, step.target())])
+            return value_loss.target(step.reward, step.discount, lowest_outputs(value_loss, candidates))
+
+
+@frozen
+class SARSA:
+    """The next action that was really taken is valued.
+
+        y = r + d · Q(s′, a′; θ⁻)
+
+    For: the values of the policy that acts, exploration included.
+    Source: Rummery and Niranjan, On-line Q-learning using connectionist systems (1994).
+    """
+
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient; raises ValueError without next actions."""
+        if step.next_action is None:
+            raise ValueError("SARSA needs the next action of every transition; use ExpectedSARSA where it is not stored")
+        with torch.no_grad():
+            return value_loss.target(step.reward, step.discount, action_outputs(step.target(), step.next_action))
+
+
+@frozen
+class ExpectedSARSA:
+    """The expectation over the next action of an ε-greedy policy.
+
+        y = r + d · Σ_a π(a|s′) Q(s′, a; θ⁻),  π = (1 − ε)·greedy + ε·uniform
+
+    For: SARSA's values with less variance; ε = 0 is Q-learning.
+    Source: van Seijen et al., A theoretical and empirical analysis of expected Sarsa (2009).
+    """
+
+    epsilon: float = 0.05
+
+    def __post_init__(self) -> None:
+        in_range("epsilon", self.epsilon, 0, 1)
+
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient."""
+        with torch.no_grad():
+            outputs = step.target()
+            values = value_loss.value(outputs)
+            greedy = torch.nn.functional.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
+            policy = (1 - self.epsilon) * greedy + self.epsilon / values.shape[-1]
+            return mixed_target(value_loss, step.reward, step.discount, outputs, policy)
+
+
+@frozen
+class SoftQLearning:
+    """The expectation over a softmax policy, its entropy added.
+
+        y = r + d · Σ_a π(a|s′)(Q(s′, a; θ⁻) − τ log π(a|s′)),  π = softmax(Q/τ)
+
+    For a scalar head the sum is τ log Σ_a exp(Q/τ).
+
+    For: maximum-entropy policies, which stay stochastic.
+    Source: Haarnoja et al., Reinforcement learning with deep energy-based policies, arXiv 1702.08165.
+    """
+
+    temperature: float = 0.03
+
+    def __post_init__(self) -> None:
+        in_range("temperature", self.temperature, 0, above=True)
+
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient."""
+        with torch.no_grad():
+            return _soft_target(value_loss, step.reward, step.discount, step.target(), self.temperature)
+
+
+@frozen
+class MunchausenQLearning:
+    """Soft Q-learning with the scaled log-policy of the action taken added to the reward.
+
+        y = r + α·clip(τ log π(a|s), l₀, 0) + d · Σ_a′ π(a′|s′)(Q(s′, a′; θ⁻) − τ log π(a′|s′))
+
+    with π = softmax(Q(·; θ⁻)/τ).
+
+    For: larger gaps between actions and an implicit KL penalty; among the best one-line changes to DQN.
+    Source: Vieillard, Pietquin and Geist, arXiv 2007.14430.
+    """
+
+    temperature: float = 0.03
+    alpha: float = 0.9
+    lowest: float = -1.0
+
+    def __post_init__(self) -> None:
+        in_range("temperature", self.temperature, 0, above=True)
+        in_range("alpha", self.alpha, 0, 1)
+        in_range("lowest", self.lowest, -1e30, 0)
+
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient."""
+        with torch.no_grad():
+            log_policy = (value_loss.value(step.current()) / self.temperature).log_softmax(-1)
+            taken = log_policy.gather(-1, step.action[:, None]).squeeze(-1)
+            bonus = (self.temperature * taken).clamp(max=0)
+            reward = step.reward + self.alpha * torch.maximum(bonus, torch.as_tensor(self.lowest, dtype=bonus.dtype, device=bonus.device))
+            return _soft_target(value_loss, reward, step.discount, step.target(), self.temperature)
+
+
+@frozen
+class AdvantageLearning:
+    """Q-learning's target lowered by a share of the action's disadvantage.
+
+        y = r − α·(max_b Q(s, b; θ⁻) − Q(s, a; θ⁻)) + d · max_a′ Q(s′, a′; θ⁻)
+
+    For: larger gaps between the best action and the others; α < 1 keeps the best action.
+    Source: Baird, Reinforcement learning through gradient descent (1999); Bellemare et al., arXiv 1512.04860.
+    """
+
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        in_range("alpha", self.alpha, 0, 1, below=True)
+
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient."""
+        with torch.no_grad():
+            outputs = step.target()
+            reward = step.reward - self.alpha * action_gap(value_loss, step)
+            return value_loss.target(reward, step.discount, greedy_outputs(value_loss, outputs, outputs))
+
+
+@frozen
+class PersistentAdvantageLearning:
+    """The higher of advantage learning's target and that of repeating the action.
+
+        y = max(r − α·(max_b Q(s, b; θ⁻) − Q(s, a; θ⁻)) + d · max_a′ Q(s′, a′; θ⁻),  r + d · Q(s′, a; θ⁻))
+
+    For: advantage learning where actions are short.
+    Source: Bellemare et al., Increasing the action gap, arXiv 1512.04860.
+    """
+
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        in_range("alpha", self.alpha, 0, 1, below=True)
+
+    def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
+        """The target in the value loss's space, without gradient."""
+        with torch.no_grad():
+            outputs = step.target()
+            reward = step.reward - self.alpha * action_gap(value_loss, step)
+            changed = value_loss.target(reward, step.discount, greedy_outputs(value_loss, outputs, outputs))
+            repeated = value_loss.target(step.reward, step.discount, action_outputs(outputs, step.action))
+            higher = value_loss.expected(changed) >= value_loss.expected(repeated)
+            return torch.where(higher.reshape(higher.shape + (1,) * (changed.ndim - 1)), changed, repeated)
+
+
+def action_outputs(outputs: Tensor, action: Tensor) -> Tensor:
+    """The outputs [batch, outputs] of one action [batch] in each row of [batch, actions, outputs].
+
+        outputs[i, a_i]
+
+    For: the Q-value of the action taken, for any head.
+    Source: Mnih et al., Human-level control (2015).
+    """
+    index = action[:, None, None].expand(-1, 1, outputs.shape[-1])
+    return outputs.gather(1, index).squeeze(1)
+
+
+def greedy_outputs(value_loss: ValueLoss, outputs: Tensor, selector: Tensor) -> Tensor:
+    """The outputs [batch, outputs] of the action that `selector` values most; both [batch, actions, outputs].
+
+        outputs[i, argmax_a V(selector[i, a])]
+
+    For: Q-learning, and double Q-learning with another selector.
+    Source: van Hasselt, Guez and Silver, arXiv 1509.06461.
+    """
+    return action_outputs(outputs, value_loss.value(selector).argmax(-1))
+
+
+def lowest_outputs(value_loss: ValueLoss, outputs: Tensor) -> Tensor:
+    """The outputs [..., outputs] of the critic with the lowest value among [critics, ..., outputs].
+
+        outputs[argmin_k V(outputs[k])]
+
+    For: clipped double Q of any head, and the twin critics of SAC and TD3.
+    Source: Fujimoto, van Hoof and Meger, arXiv 1802.09477.
+    """
+    index = value_loss.value(outputs).argmin(0, keepdim=True)[..., None].expand(1, *outputs.shape[1:])
+    return outputs.gather(0, index).squeeze(0)
+
+
+def mixed_target(value_loss: ValueLoss, reward: Tensor, discount: Tensor, outputs: Tensor, policy: Tensor, bonus: Tensor | None = None) -> Tensor:
+    """The target of a next action drawn from a policy.
+
+        y = Σ_a π(a|s′) · target(r + d·b(a), d, outputs[a])
+
+    Args:
+        value_loss: makes the target of each action.
+        reward: r [batch].
+        discount: d [batch].
+        outputs: [batch, actions, outputs] at the next state.
+        policy: π(a|s′) [batch, actions].
+        bonus: b [batch, actions], added to each action's value, such as an entropy; None for 0.
+
+    Returns:
+        The target [batch, …] in the value loss's space, without gradient.
+
+    For: expected SARSA, soft and Munchausen targets, with any head.
+    Source: van Seijen et al. (2009); for quantiles: Vieillard et al., arXiv 2007.14430.
+    """
+    discount = discount[:, None].expand(policy.shape)
+    reward = reward[:, None].expand(policy.shape)
+    reward = reward if bonus is None else reward + discount * bonus
+    targets = value_loss.target(reward, discount, outputs)
+    weights = policy.reshape(policy.shape + (1,) * (targets.ndim - policy.ndim))
+    return (weights * targets).sum(1).detach()
+
+
+def action_gap(value_loss: ValueLoss, step: Step) -> Tensor:
+    """How much less the target network values the action taken than the best one, [batch].
+
+        max_b Q(s, b; θ⁻) − Q(s, a; θ⁻)
+
+    For: advantage learning.
+    Source: Bellemare et al., Increasing the action gap, arXiv 1512.04860.
+    """
+    values = value_loss.value(step.current())
+    return values.max(-1).values - values.gather(-1, step.action[:, None]).squeeze(-1)
+
+
+def _soft_target(value_loss: ValueLoss, reward: Tensor, discount: Tensor, outputs: Tensor, temperature: float | Tensor) -> Tensor:
+    log_policy = (value_loss.value(outputs) / temperature).log_softmax(-1)
+    return mixed_target(value_loss, reward, discount, outputs, log_policy.exp(), -temperature * log_policy)

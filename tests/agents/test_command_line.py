@@ -44,7 +44,7 @@ MISTAKES = [
     (["totl_steps=10"], "there is no key totl_steps; did you mean total_steps?"),
     (["+totl_steps=10"], "there is no key totl_steps; did you mean total_steps?"),
     (["lss/value=huber"], "there is no key lss/value; did you mean loss/value?"),
-    (["loss/value=hubr"], "loss/value=hubr is not a choice; choose one of huber, mse; did you mean huber?"),
+    (["loss/value=hubr"], "pseudo_huber, quantile, quantile_huber, robust, smooth_l1, two_hot; did you mean huber?"),
     (["env=cartpol"], "env=cartpol is not a choice; choose one of acrobot, cartpole"),
     (["loss.value=huber"], "loss.value must be a part with a _target_, got 'huber' (a choice is made with a slash: loss/value=huber)"),
     (["loss/value=mse", "loss.value.delta=2"], "there is no key loss.value.delta; loss.value has matched_curvature"),
@@ -200,8 +200,8 @@ from rlloss.value_losses import ScalarHead
 class Cubic(ScalarHead):
     strength: float = 1.0
 
-    def __call__(self, outputs, target):
-        return self.strength * self.error(outputs, target).abs() ** 3
+    def pointwise(self, error):
+        return self.strength * error.abs() ** 3
 
 class Mine(gym.envs.classic_control.CartPoleEnv):
     pass
@@ -212,7 +212,7 @@ gym.register("Mine-v0", entry_point=Mine, max_episode_steps=20)
 
 def test_a_persons_own_loss_and_environment_from_their_own_file(train, tmp_path, monkeypatch):
     (tmp_path / "my_module.py").write_text(USERS)
-    own = ["loss.value._target_=my_module.Cubic", "~loss.value.delta", "+loss.value.strength=0.5", "env.id=my_module:Mine-v0"]
+    own = ["loss/value=mse", "loss.value._target_=my_module.Cubic", "+loss.value.strength=0.5", "env.id=my_module:Mine-v0"]
     code, _, err = train(*SMALL, *own, "hydra.run.dir=run")
     assert code == 0, err
     assert max(value for _, tag, value in scalars(tmp_path / "run") if tag == "rollout/episode_length") == 20

@@ -1,0 +1,246 @@
+"""Value losses with many outputs per value: a histogram of returns, or their quantiles.
+
+Categorical heads spread probability over a support of `bins` numbers from `vmin` to `vmax`, in the units
+of the return and spaced evenly in the space of `transform`. Returns outside are clipped to the ends, so
+the support must hold them: with rewards within ±1 and discount γ they lie within ±1/(1 − γ).
+
+    TwoHot, HLGauss   classification of a scalar target, spread over the bins near it
+    C51               a whole distribution of returns, projected after each Bellman backup
+    QuantileHuber     the distribution's quantiles; needs no support
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from rlloss import pointwise
+from rlloss.checks import floating, in_range, same_shape
+from rlloss.frozen import frozen
+from rlloss.transforms import Identity, Transform
+from rlloss.value_losses import ScalarTarget
+
+
+@frozen
+class Categorical:
+    """The base of heads that hold probabilities over a support of returns.
+
+        V = Σᵢ pᵢ zᵢ,  p = softmax(x),  zᵢ = h⁻¹(h(v_min) + i·(h(v_max) − h(v_min))/(bins − 1))
+
+    For: losses of the cross-entropy kind.
+    Source: Bellemare, Dabney and Munos, arXiv 1707.06887.
+    """
+
+    bins: int = 101
+    vmin: float = -100.0
+    vmax: float = 100.0
+    transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        in_range("bins", self.bins, 2)
+        in_range("vmin", self.vmin, -math.inf, above=True)
+        in_range("vmax", self.vmax, -math.inf, above=True)
+        numbers = not isinstance(self.vmin, Tensor) and not isinstance(self.vmax, Tensor)
+        if numbers and self.vmin >= self.vmax:
+            raise ValueError(f"vmin must be less than vmax, got vmin {self.vmin:g} and vmax {self.vmax:g}")
+
+    @property
+    def outputs(self) -> int:
+        """One output per bin."""
+        return self.bins
+
+    def support(self, like: Tensor) -> Tensor:
+        """The returns [bins] that the bins stand for, with the dtype and device of `like`."""
+        share = torch.arange(self.bins, dtype=like.dtype, device=like.device) / (self.bins - 1)
+        low, high = self.ends(like)
+        return self.transform.inverse(low + share * (high - low))
+
+    def ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """h(v_min) and h(v_max), 0-dim."""
+        return tuple(self.transform(torch.as_tensor(end, dtype=like.dtype, device=like.device)) for end in (self.vmin, self.vmax))
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """The expected value [...] of logits [..., bins]."""
+        probabilities = _wide(outputs).softmax(-1)
+        return (probabilities * self.support(probabilities)).sum(-1).to(outputs.dtype)
+
+    def cross_entropy(self, outputs: Tensor, probabilities: Tensor) -> Tensor:
+        """−Σ pᵢ log softmax(x)ᵢ [...] of logits [..., bins]; no gradient reaches the probabilities."""
+        same_shape(outputs=outputs, target=probabilities)
+        return -(probabilities.detach() * _wide(outputs).log_softmax(-1)).sum(-1).to(outputs.dtype)
+
+
+@frozen
+class TwoHot(Categorical, ScalarTarget):
+    """Cross entropy against a scalar target shared between the two bins that enclose it.
+
+        ℓ = −Σᵢ wᵢ(y) log softmax(x)ᵢ,  Σᵢ wᵢ(y)·zᵢ = y within the support
+
+    For: classification without smoothing; its target's mean is the target itself.
+    Source: Schrittwieser et al., MuZero, arXiv 1911.08265; Hafner et al., arXiv 2301.04104.
+    """
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Elementwise loss [...] of logits [..., bins] against target [...]; no gradient reaches the target."""
+        floating(outputs=outputs, target=target)
+        return self.cross_entropy(outputs, self.probabilities(target))
+
+    def probabilities(self, target: Tensor) -> Tensor:
+        """The weights [..., bins] of targets [...]."""
+        target = _wide(target)
+        return two_hot(target, self.support(target))
+
+
+@frozen
+class HLGauss(Categorical, ScalarTarget):
+    """Cross entropy against a Gaussian histogram around a scalar target.
+
+        ℓ = −Σᵢ pᵢ(y) log softmax(x)ᵢ,  pᵢ ∝ Φ((bᵢ₊₁ − h(y))/σ) − Φ((bᵢ − h(y))/σ)
+
+    with bins of width w = bᵢ₊₁ − bᵢ around their zᵢ and σ = `sigma_ratio`·w. The outermost bins reach w/2
+    beyond the ends; a target nearer than about 2σ to an end is estimated up to ½σ further inside.
+
+    For: regression by classification; the best value loss of its paper.
+    Source: Imani and White, arXiv 1806.04613; Farebrother et al., Stop regressing, arXiv 2403.03950.
+    """
+
+    sigma_ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("sigma_ratio", self.sigma_ratio, 0, above=True)
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Elementwise loss [...] of logits [..., bins] against target [...]; no gradient reaches the target."""
+        floating(outputs=outputs, target=target)
+        return self.cross_entropy(outputs, self.probabilities(target))
+
+    def probabilities(self, target: Tensor) -> Tensor:
+        """The histogram [..., bins] of targets [...], in the space of h."""
+        center = self.transform(_wide(target))
+        low, high = self.ends(center)
+        width = (high - low) / (self.bins - 1)
+        edges = low + width * (torch.arange(self.bins + 1, dtype=center.dtype, device=center.device) - 0.5)
+        center = torch.minimum(torch.maximum(center, low), high)
+        cumulative = torch.erf((edges - center[..., None]) / (self.sigma_ratio * width * math.sqrt(2)))
+        mass = cumulative.diff(dim=-1)
+        return mass / (cumulative[..., -1:] - cumulative[..., :1])
+
+
+@frozen
+class C51(Categorical):
+    """Cross entropy between the projected Bellman backup of a return distribution and the head's own.
+
+        ℓ = −Σᵢ mᵢ log softmax(x)ᵢ,  mᵢ = Σⱼ pⱼ(s′)·wᵢ(r + d·zⱼ),  w as in `TwoHot`
+
+    A target is a distribution [..., bins].
+
+    For: learning the distribution of returns, not only its mean.
+    Source: Bellemare, Dabney and Munos, A distributional perspective, arXiv 1707.06887.
+    """
+
+    bins: int = 51
+
+    def target(self, reward: Tensor, discount: Tensor, next_outputs: Tensor) -> Tensor:
+        """The projected distribution [..., bins] of r + d·Z(s′), for r and d [...] and logits [..., bins]."""
+        floating(next_outputs=next_outputs, reward=reward)
+        probabilities = _wide(next_outputs).softmax(-1)
+        same_shape(reward=reward, discount=discount, next_value=probabilities[..., 0])
+        support = self.support(probabilities)
+        moved = two_hot(reward[..., None] + discount[..., None] * support, support)
+        return (probabilities[..., None] * moved).sum(-2).detach()
+
+    def of_return(self, returns: Tensor) -> Tensor:
+        """All probability on a return [...], projected: [..., bins]."""
+        returns = _wide(returns.detach())
+        return two_hot(returns, self.support(returns))
+
+    def expected(self, target: Tensor) -> Tensor:
+        """The mean [...] of a distribution [..., bins]."""
+        return (target * self.support(target)).sum(-1)
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Elementwise loss [...] of logits [..., bins] against a distribution [..., bins]."""
+        floating(outputs=outputs, target=target)
+        return self.cross_entropy(outputs, target)
+
+
+@frozen
+class QuantileHuber:
+    """The quantile Huber loss of a head that holds N quantiles of the return.
+
+        ℓ = Σᵢ 1/N Σⱼ |τᵢ − 1[uᵢⱼ < 0]|·H_κ(uᵢⱼ)/κ,  uᵢⱼ = h(yⱼ) − xᵢ,  τᵢ = (i + ½)/N;  V = 1/N Σᵢ h⁻¹(xᵢ)
+
+    H_κ is Huber's loss with δ = κ. A target is the quantiles yⱼ of a distribution [..., N].
+
+    For: a distribution of returns whose range isn't known.
+    Source: Dabney et al., Distributional reinforcement learning with quantile regression, arXiv 1710.10044.
+    """
+
+    quantiles: int = 51
+    kappa: float = 1.0
+    transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        in_range("quantiles", self.quantiles, 1)
+        in_range("kappa", self.kappa, 0, above=True)
+
+    @property
+    def outputs(self) -> int:
+        """One output per quantile."""
+        return self.quantiles
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """The mean [...] of the quantiles [..., N]."""
+        return self.transform.inverse(outputs).mean(-1)
+
+    def target(self, reward: Tensor, discount: Tensor, next_outputs: Tensor) -> Tensor:
+        """The quantiles [..., N] of r + d·Z(s′), for r and d [...] and outputs [..., N]."""
+        same_shape(reward=reward, discount=discount, next_value=next_outputs[..., 0])
+        return (reward[..., None] + discount[..., None] * self.transform.inverse(next_outputs)).detach()
+
+    def of_return(self, returns: Tensor) -> Tensor:
+        """All probability on a return [...]: N equal quantiles [..., N]."""
+        return returns.detach()[..., None].expand(*returns.shape, self.quantiles)
+
+    def expected(self, target: Tensor) -> Tensor:
+        """The mean [...] of quantiles [..., N]."""
+        return target.mean(-1)
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Elementwise loss [...] of outputs [..., N] against quantiles [..., N]; no gradient reaches the target."""
+        floating(outputs=outputs, target=target)
+        same_shape(outputs=outputs, target=target)
+        tau = (torch.arange(self.quantiles, dtype=outputs.dtype, device=outputs.device) + 0.5) / self.quantiles
+        error = self.transform(target.detach())[..., None, :] - outputs[..., :, None]
+        weight = torch.where(error < 0, 1 - tau[:, None], tau[:, None])
+        return (weight * pointwise.smooth_l1(error, self.kappa)).mean(-1).sum(-1)
+
+
+def two_hot(value: Tensor, support: Tensor) -> Tensor:
+    """The weights of the two numbers of an increasing support that enclose a value.
+
+        wᵢ(v) = max(0, min((v − zᵢ₋₁)/(zᵢ − zᵢ₋₁), (zᵢ₊₁ − v)/(zᵢ₊₁ − zᵢ))),  Σᵢ wᵢ zᵢ = v
+
+    Args:
+        value: v [...], clipped to the support.
+        support: z [bins], increasing, at least two numbers.
+
+    Returns:
+        w [..., bins], at most two of which aren't zero.
+
+    For: projecting returns on a fixed support without changing their mean.
+    Source: Bellemare, Dabney and Munos, arXiv 1707.06887 (Algorithm 1).
+    """
+    value = torch.minimum(torch.maximum(value, support[0]), support[-1])[..., None]
+    rising = (value - support[:-1]) / support.diff()
+    # Ends are padded with 1: nothing lies beyond the first number, nor beyond the last.
+    above = torch.nn.functional.pad(rising, (1, 0), value=1.0)
+    below = torch.nn.functional.pad(1 - rising, (0, 1), value=1.0)
+    return torch.minimum(above, below).clamp(min=0)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32: 100 bins of a support are too many for a bfloat16."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
