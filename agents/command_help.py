@@ -41,7 +41,7 @@ def default_choices(file: str = "train", prefix: str = "") -> Iterator[tuple[str
     """The groups of a config file and what is chosen in them, the choices' own groups included."""
     for item in OmegaConf.load(config_directory() / f"{file}.yaml").get("defaults", []):
         for group, choice in item.items() if OmegaConf.is_dict(item) else ():
-            if choice is not None and not group.startswith("override "):
+            if isinstance(choice, str) and not group.startswith("override "):
                 yield f"{prefix}{group}", choice
                 yield from default_choices(f"{prefix}{group}/{choice}", f"{prefix}{group}/")
 

@@ -25,7 +25,8 @@ TRACED_RUNS = (1009, 1013)
 TYPICAL_RUNS = 16
 
 # For two small programs, precompiling torch's headers and trying out every instruction set takes longer than it saves.
-QUICK = {"aot_inductor.precompile_headers": False, "cpp_cache_precompile_headers": False, "cpp.vec_isa_ok": True}
+# One thread: several would share out a run's sums, in an order that depends on how many there are.
+OPTIONS = {"cpp.threads": 1, "aot_inductor.precompile_headers": False, "cpp_cache_precompile_headers": False, "cpp.vec_isa_ok": True}
 
 
 class Program(NamedTuple):
@@ -85,8 +86,10 @@ def bind(function: Callable, stacked: Sequence[Any], shared: Sequence[Any] = (),
 
 
 def once(tensor: Tensor) -> Tensor:
-    """The same tensor, computed once and kept: the compiler would compute it anew for each of its readers."""
-    return tensor.as_strided(tensor.shape, tensor.stride())
+    """The same numbers, computed once and kept: the compiler would compute them anew for each of their readers."""
+    # maximum makes a tensor of its own: taken of a view, as_strided reads from the wrong place when compiled.
+    own = torch.maximum(tensor, tensor)
+    return own.as_strided(own.shape, own.stride())
 
 
 def write_over(old: Any, new: Any) -> None:
@@ -163,7 +166,7 @@ def _compile(flat: Callable, trial: list[Tensor], stacked: int, used: list[int],
     examples = imagine(TYPICAL_RUNS)
     program = torch.export.export(graph, tuple(examples[index] for index in used), dynamic_shapes=dynamic, strict=False)
     with tempfile.TemporaryDirectory(dir=package.parent) as directory:
-        made = aoti_compile_and_package(program, package_path=str(Path(directory) / "made.pt2"), inductor_configs=QUICK)
+        made = aoti_compile_and_package(program, package_path=str(Path(directory) / "made.pt2"), inductor_configs=OPTIONS)
         os.replace(made, package)
 
 

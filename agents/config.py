@@ -67,6 +67,8 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
     plain = {name: _typed(config[name], int, name) for name in ("seed", "total_steps", "num_envs", "log_every", "checkpoint_every")}
     _typed(config["compile"], bool, "compile")
     agent = builder.build("agent", **spaces)
+    if unread := [name for name, part in config.get("loss", {}).items() if part and f"loss.{name}" not in builder.read]:
+        raise ConfigError(f"loss.{unread[0]} is not read by {config['agent'].get('_target_')}; leave it out")
     try:
         return Run(agent, environment, evaluation=builder.build("evaluation"), directory=directory, config=config, **plain)
     except ValueError as error:
@@ -88,6 +90,7 @@ class Builder:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.root = OmegaConf.create(dict(config))
+        self.read: set[str] = set()
 
     def build(self, path: str, **given: Any) -> Any:
         """The value of the node at a dotted path; `given` are arguments that no config can hold."""
@@ -97,6 +100,7 @@ class Builder:
 
     def _value(self, node: Any, path: str, **given: Any) -> Any:
         if reference := _reference(node):
+            self.read.add(reference)
             return self.build(reference)
         if isinstance(node, str) and "${" in node:
             return OmegaConf.select(self.root, path)

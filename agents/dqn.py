@@ -1,6 +1,7 @@
 """Deep Q-learning as a value: one run's pure `init`, `act`, `update`. Its parts are choices."""
 
 import math
+from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,14 @@ from agents.replay import Transitions, UniformReplay
 from agents.schedules import Linear
 from agents.spaces import encode, features, storage
 from agents.target_networks import HardCopy, TargetNetwork
-from rlloss import MSE, DoubleQLearning, Target, ValueLoss, empirical_loss, frozen
+from rlloss import MSE, DoubleQLearning, Observed, Regularizer, Target, ValueLoss, empirical_loss, frozen, missing, total
 from rlloss.checks import in_range
 from rlloss.targets import Step, action_outputs
 
 Metrics = dict[str, Tensor]
+
+# What regularisers may read of a DQN.
+OBSERVED = ("parameters", "action_values", "action")
 
 
 class DQNState(NamedTuple):
@@ -33,7 +37,7 @@ class DQNState(NamedTuple):
 class DQN:
     """Deep Q-network with any value loss, target, network, optimiser and target-network rule.
 
-        θ ← θ − η ∇ 1/n Σ ℓ(Q(s, a; θ), y),  y by `target` from the target network θ⁻
+        θ ← θ − η ∇ (1/n Σ ℓ(Q(s, a; θ), y) + Σₖ λₖΩₖ),  y by `target` from the target network θ⁻
 
     Floats may differ between the runs of a population, everything else is structure. Counts of steps
     are environment steps; of each `update_every`, `updates_per_step` gradient steps follow.
@@ -56,6 +60,7 @@ class DQN:
     target: Target = DoubleQLearning()
     target_network: TargetNetwork = HardCopy()
     replay: UniformReplay = UniformReplay()
+    regularizers: dict[str, Regularizer] = field(default_factory=dict)
 
     exploration_numbers = 2
 
@@ -71,6 +76,13 @@ class DQN:
         in_range("max_gradient_norm", self.max_gradient_norm, 0, math.inf, above=True)
         in_range("epsilon.start", self.epsilon.start, 0, 1)
         in_range("epsilon.end", self.epsilon.end, 0, 1)
+        if getattr(self.target, "reads", Step) is not Step:
+            raise ValueError(f"target {type(self.target).__name__} needs whole trajectories, which DQN's replay doesn't keep; choose a one-step target")
+        if getattr(self.target, "needs", ()):
+            raise ValueError(f"target {type(self.target).__name__} needs {', '.join(self.target.needs)}, which DQN's replay doesn't keep; choose another")
+        for name, regularizer in self.regularizers.items():
+            if lacking := missing(regularizer, OBSERVED):
+                raise ValueError(f"regularizers.{name} needs {', '.join(lacking)}, which DQN doesn't have; leave it out")
         if self.replay.capacity < self.batch_size:
             raise ValueError(f"replay.capacity {self.replay.capacity} is smaller than batch_size {self.batch_size}; raise the one or lower the other")
 
@@ -112,18 +124,22 @@ class DQN:
         )
         target = self.target(self.value_loss, step)
 
-        def objective(parameters: Parameters) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            outputs = action_outputs(self.outputs(parameters, batch.observation), batch.action)
-            losses = self.value_loss(outputs, target)
-            return empirical_loss(losses), (losses.mean(), outputs)
+        def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor]]:
+            everything = self.outputs(parameters, batch.observation)
+            outputs = action_outputs(everything, batch.action)
+            observed = Observed(parameters, self.value_loss.value(everything), batch.action)
+            penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
+            loss, terms = total({"value": empirical_loss(self.value_loss(outputs, target)), **penalties})
+            return loss, (terms, outputs)
 
-        gradient, (total, (loss, outputs)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
+        gradient, (loss, (terms, outputs)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
         gradient, norm = clip_by_global_norm(gradient, self.max_gradient_norm)
         parameters, optimizer = self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
         tracked = self.target_network.track(state.target_parameters, parameters)
         value = self.value_loss.value(outputs)
         td_error = value - self.value_loss.expected(target)
-        metrics = {"loss/value": loss, "loss/total": total, "gradient/norm": norm, "td_error": td_error, "value": value}
+        metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
+        metrics |= {"gradient/norm": norm, "td_error": td_error, "value": value}
         if hasattr(self.value_loss, "linear_zone"):
             metrics["linear_zone"] = self.value_loss.linear_zone(outputs, target)
         return DQNState(parameters, tracked, optimizer), metrics
@@ -148,9 +164,8 @@ class DQN:
         """The metrics of one update as numbers, by TensorBoard tag."""
         magnitude = metrics["td_error"].abs().numpy()
         p50, p95 = np.percentile(magnitude, (50, 95))
-        numbers = {
-            "loss/value": float(metrics["loss/value"]),
-            "loss/total": float(metrics["loss/total"]),
+        numbers = {name: float(metric) for name, metric in metrics.items() if name.startswith("loss/")}
+        numbers |= {
             "gradient/norm": float(metrics["gradient/norm"]),
             "value/mean": float(metrics["value"].mean()),
             "td_error/abs_mean": float(magnitude.mean()),

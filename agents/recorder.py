@@ -44,8 +44,8 @@ class Recorder(TorchDispatchMode):
         return result
 
     def key(self, *more: Any) -> str:
-        """A name for what was recorded, on this machine, with this torch, so many threads, and whatever more matters."""
-        self._note(torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), _processor(), *more)
+        """A name for what was recorded, on this machine, with this torch, and whatever more matters."""
+        self._note(torch.__version__, torch.backends.cpu.get_cpu_capability(), _processor(), *more)
         return self._digest.hexdigest()[:32]
 
     def outputs(self, outputs: Sequence[Tensor]) -> None:

@@ -16,7 +16,9 @@ def evaluate() -> None:
 
 def _start(command: str) -> None:
     # There is nothing to save yet, and Python would show a traceback of the import it was at.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # What is imported stays: looking through it for garbage costs a fifth of the start.
     gc.disable()
     from agents import command_line

@@ -25,6 +25,9 @@ from agents.machine import raise_malloc_thresholds, threads
 from agents.population import Population, unstack
 from rlloss.checks import in_range
 
+# Counts up when a checkpoint would go on otherwise than the code that wrote it.
+FORMAT = 1
+
 PHASES = ("act", "step", "store", "sample", "update", "log")
 
 
@@ -92,8 +95,12 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
                 stack.enter_context(run_directory.locked(run.directory))
         training.restore() if resume else training.begin()
         training.compile()
-        training.loop(stack.enter_context(_interruptible()))
-        return training.finish()
+        stopped = stack.enter_context(_interruptible())
+        training.loop(stopped)
+        results = training.finish()
+        if stopped() and results[0].complete:
+            raise KeyboardInterrupt  # It came during the last evaluation; the results are written.
+        return results
 
 
 class Stopwatch:
@@ -274,7 +281,7 @@ class Training:
     def _identity(self, run: Run) -> dict[str, Any]:
         """What must be equal for a run to be the one that a checkpoint is of."""
         floats = [float(leaf) for leaf in pytree.tree_leaves(run.agent)]
-        return {"seed": run.seed, "total_steps": run.total_steps, "num_envs": run.num_envs, "hyperparameters": floats}
+        return {"format": FORMAT, "seed": run.seed, "total_steps": run.total_steps, "num_envs": run.num_envs, "hyperparameters": floats}
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that all runs have."""
@@ -282,7 +289,7 @@ class Training:
         metrics = []
         for index, run in enumerate(self.runs):
             tensors, rest = run_directory.load_checkpoint(run.directory, self.step)
-            if differing := [name for name, value in self._identity(run).items() if rest[name] != value]:
+            if differing := [name for name, value in self._identity(run).items() if rest.get(name) != value]:
                 raise run_directory.RunDirectoryError(f"{run.directory} holds another run: it differs in {', '.join(differing)}")
             try:
                 self.population.load_learner(index, tensors)

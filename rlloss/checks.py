@@ -2,6 +2,7 @@
 
 import sys
 
+import torch
 from torch import Tensor
 
 
@@ -31,7 +32,9 @@ def in_range(name: str, number: float | Tensor, low: float, high: float = sys.fl
     """
     if isinstance(number, Tensor):
         return
+    # Hyperparameters are float32 in training, where 1 − 1e-9 is 1 and 1e-50 is 0.
+    given, number = number, torch.tensor(number, dtype=torch.float32).item() if isinstance(number, float) else number
     if not (low < number if above else low <= number) or not (number < high if below else number <= high):
         bound = f"greater than {low:g}" if above else f"at least {low:g}"
         limit = f" and {'less than' if below else 'at most'} {high:g}" if high < sys.float_info.max else ""
-        raise ValueError(f"{name} must be {bound}{limit}, got {number:g}")
+        raise ValueError(f"{name} must be {bound}{limit}, got {given:g}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from rlloss import pointwise
 from rlloss.checks import floating, in_range, same_shape
 from rlloss.frozen import frozen
+from rlloss.numbers import wide
 from rlloss.transforms import Identity, Transform
 from rlloss.value_losses import ScalarTarget
 
@@ -62,13 +63,13 @@ class Categorical:
 
     def value(self, outputs: Tensor) -> Tensor:
         """The expected value [...] of logits [..., bins]."""
-        probabilities = _wide(outputs).softmax(-1)
+        probabilities = wide(outputs).softmax(-1)
         return (probabilities * self.support(probabilities)).sum(-1).to(outputs.dtype)
 
     def cross_entropy(self, outputs: Tensor, probabilities: Tensor) -> Tensor:
         """−Σ pᵢ log softmax(x)ᵢ [...] of logits [..., bins]; no gradient reaches the probabilities."""
         same_shape(outputs=outputs, target=probabilities)
-        return -(probabilities.detach() * _wide(outputs).log_softmax(-1)).sum(-1).to(outputs.dtype)
+        return -(probabilities.detach() * wide(outputs).log_softmax(-1)).sum(-1).to(outputs.dtype)
 
 
 @frozen
@@ -88,7 +89,7 @@ class TwoHot(Categorical, ScalarTarget):
 
     def probabilities(self, target: Tensor) -> Tensor:
         """The weights [..., bins] of targets [...]."""
-        target = _wide(target)
+        target = wide(target)
         return two_hot(target, self.support(target))
 
 
@@ -118,7 +119,7 @@ class HLGauss(Categorical, ScalarTarget):
 
     def probabilities(self, target: Tensor) -> Tensor:
         """The histogram [..., bins] of targets [...], in the space of h."""
-        center = self.transform(_wide(target))
+        center = self.transform(wide(target))
         low, high = self.ends(center)
         width = (high - low) / (self.bins - 1)
         edges = low + width * (torch.arange(self.bins + 1, dtype=center.dtype, device=center.device) - 0.5)
@@ -145,7 +146,7 @@ class C51(Categorical):
     def target(self, reward: Tensor, discount: Tensor, next_outputs: Tensor) -> Tensor:
         """The projected distribution [..., bins] of r + d·Z(s′), for r and d [...] and logits [..., bins]."""
         floating(next_outputs=next_outputs, reward=reward)
-        probabilities = _wide(next_outputs).softmax(-1)
+        probabilities = wide(next_outputs).softmax(-1)
         same_shape(reward=reward, discount=discount, next_value=probabilities[..., 0])
         support = self.support(probabilities)
         moved = two_hot(reward[..., None] + discount[..., None] * support, support)
@@ -153,7 +154,7 @@ class C51(Categorical):
 
     def of_return(self, returns: Tensor) -> Tensor:
         """All probability on a return [...], projected: [..., bins]."""
-        returns = _wide(returns.detach())
+        returns = wide(returns.detach())
         return two_hot(returns, self.support(returns))
 
     def expected(self, target: Tensor) -> Tensor:
@@ -239,8 +240,3 @@ def two_hot(value: Tensor, support: Tensor) -> Tensor:
     above = torch.nn.functional.pad(rising, (1, 0), value=1.0)
     below = torch.nn.functional.pad(1 - rising, (0, 1), value=1.0)
     return torch.minimum(above, below).clamp(min=0)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """At least float32: 100 bins of a support are too many for a bfloat16."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

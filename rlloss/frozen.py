@@ -15,8 +15,8 @@ Class = TypeVar("Class", bound=type)
 def frozen(cls: Class) -> Class:
     """Make `cls` a frozen dataclass and a torch pytree.
 
-    Fields annotated `float`, `Tensor`, or with a dataclass or a Protocol are the tree's children: they
-    pass through `torch.func.vmap` and may hold one number per run. All other fields (ints, strings,
+    Fields annotated `float`, `Tensor`, with a dataclass or a Protocol, or as a `dict` of such, are the tree's
+    children: they pass through `torch.func.vmap` and may hold one number per run. All other fields (ints, strings,
     bools, tuples, spaces) are structure: two values with different structure don't stack.
     """
     return register(dataclasses.dataclass(frozen=True)(cls))
@@ -44,6 +44,8 @@ def _fields(cls: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _is_child(hint: Any) -> bool:
+    if typing.get_origin(hint) is dict:
+        return _is_child(typing.get_args(hint)[1])
     is_protocol = getattr(hint, "_is_protocol", False)
     return hint in (float, Tensor) or dataclasses.is_dataclass(hint) or is_protocol
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlloss.checks import floating, same_shape
+from rlloss.numbers import like
 
 
 def squared_error(error: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def huber(error: Tensor, delta: float | Tensor) -> Tensor:
     floating(error=error)
     magnitude = error.abs()
     # min(|e|, δ) keeps the unused branch finite, so no gradient overflows where |e| is huge.
-    quadratic = torch.minimum(magnitude, _like(error, delta))
+    quadratic = torch.minimum(magnitude, like(error, delta))
     return quadratic * (magnitude - 0.5 * quadratic)
 
 
@@ -90,7 +91,7 @@ def smooth_l1(error: Tensor, beta: float | Tensor) -> Tensor:
     """
     floating(error=error)
     magnitude = error.abs()
-    quadratic = torch.minimum(magnitude, _like(error, beta))
+    quadratic = torch.minimum(magnitude, like(error, beta))
     return quadratic / beta * (magnitude - 0.5 * quadratic)
 
 
@@ -110,7 +111,7 @@ def pseudo_huber(error: Tensor, delta: float | Tensor) -> Tensor:
     Source: Charbonnier et al., Deterministic edge-preserving regularization (1997).
     """
     floating(error=error)
-    delta = _like(error, delta)
+    delta = like(error, delta)
     # Not the root minus one, which cancels for small errors, nor e², which overflows for large ones.
     return delta * error * (error / (torch.hypot(error, delta.expand_as(error)) + delta))
 
@@ -173,7 +174,7 @@ def expectile(error: Tensor, tau: float | Tensor) -> Tensor:
     Source: Newey and Powell, Asymmetric least squares (1987); Kostrikov et al., arXiv 2110.06169.
     """
     floating(error=error)
-    tau = _like(error, tau)
+    tau = like(error, tau)
     return torch.where(error > 0, 1 - tau, tau) * error * error
 
 
@@ -221,7 +222,7 @@ def robust(error: Tensor, alpha: float | Tensor, scale: float | Tensor) -> Tenso
     Source: Barron, A general and adaptive robust loss function, arXiv 1701.03077.
     """
     floating(error=error)
-    alpha = _like(error, alpha)
+    alpha = like(error, alpha)
     x = error.abs() / scale
     # Formulas blow up at α = 2 and −∞; each is computed with a harmless α where it isn't used.
     square, welsch = alpha > 1.9999, alpha < -1e4
@@ -246,7 +247,3 @@ def _exprel(x: Tensor) -> Tensor:
     tiny = x.abs() < 1e-4
     safe = torch.where(tiny, torch.ones_like(x), x)
     return torch.where(tiny, 1 + x / 2 + x * x / 6, torch.expm1(safe) / safe)
-
-
-def _like(error: Tensor, number: float | Tensor) -> Tensor:
-    return torch.as_tensor(number, dtype=error.dtype, device=error.device)

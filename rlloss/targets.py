@@ -102,6 +102,8 @@ class SARSA:
     Source: Rummery and Niranjan, On-line Q-learning using connectionist systems (1994).
     """
 
+    needs = ("next_action",)
+
     def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
         """The target in the value loss's space, without gradient; raises ValueError without next actions."""
         if step.next_action is None:
@@ -130,7 +132,8 @@ class ExpectedSARSA:
         with torch.no_grad():
             outputs = step.target()
             values = value_loss.value(outputs)
-            greedy = torch.nn.functional.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
+            actions = torch.arange(values.shape[-1], device=values.device)
+            greedy = (actions == values.argmax(-1, keepdim=True)).to(values.dtype)
             policy = (1 - self.epsilon) * greedy + self.epsilon / values.shape[-1]
             return mixed_target(value_loss, step.reward, step.discount, outputs, policy)
 

@@ -322,7 +322,7 @@ class Robust(ScalarHead):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.alpha != -float("inf"):
-            in_range("alpha", self.alpha, -1.7e308, 2)
+            in_range("alpha", self.alpha, -1e30, 2)
         in_range("scale", self.scale, 0, above=True)
 
     @property

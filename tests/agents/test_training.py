@@ -82,6 +82,13 @@ def test_a_run_among_eight_is_bitwise_the_run_alone(small_run, tmp_path, compile
         assert {"rollout/episode_return", "loss/value", "evaluation/return_mean"} <= {tag for _, tag, _ in events}
 
 
+def test_several_threads_do_not_change_a_runs_sums(small_run):
+    """Batches and networks so large that a compiler would share out a sum between threads."""
+    wide = ["network.hidden=[64,64]", "agent.batch_size=64", "agent.learning_starts=80", "total_steps=150"]
+    together = train([small_run(*wide, f"seed={seed}") for seed in range(3)], compile=True)
+    assert _same(train([small_run(*wide, "seed=1")], compile=True)[0].learner, together[1].learner)
+
+
 def test_runs_that_can_not_be_one_population_are_refused(small_run, tmp_path):
     with pytest.raises(ValueError, match="same total_steps"):
         train([small_run(), small_run("total_steps=10")])

@@ -1,0 +1,256 @@
+"""Returns and advantages over whole trajectories, [time, batch, …], first row first.
+
+Conventions of all functions here and in `off_policy_returns.py`:
+
+    reward[t]      r of the step from s_t to s′_t
+    discount[t]    γ·(1 − terminated[t]): 0 where the environment ended the episode
+    truncated[t]   1 where the trajectory was cut after step t and row t+1 belongs to another episode, such
+                   as at a time limit; that step is bootstrapped, but nothing behind the cut is looked at
+    value[t]       V(s_t)
+    next_value[t]  V(s′_t) of the true next observation; at a cut not that of the next row
+
+Where no cut happens, next_value[t] = value[t+1]. Behind the last row there is a cut as well. Results carry
+no gradient. A recursion over time is one `linear_recurrence`, whose work is parallel.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rlloss.checks import floating, in_range, same_shape
+from rlloss.frozen import frozen
+
+
+class Trajectory(NamedTuple):
+    """What returns are made of, [time, batch, …] each; see the top of this file.
+
+    `ratio` is π(a|s)/μ(a|s) of the action taken, where another policy μ acted; None where π itself did.
+    """
+
+    reward: Tensor
+    discount: Tensor
+    truncated: Tensor
+    value: Tensor
+    next_value: Tensor
+    ratio: Tensor | None = None
+
+
+class Estimate(NamedTuple):
+    """What a trajectory says of each row: a return to regress V(s) on, and an advantage for the policy."""
+
+    value_target: Tensor
+    advantage: Tensor
+
+
+class ReturnEstimator(Protocol):
+    """How returns and advantages are made of a trajectory."""
+
+    def __call__(self, trajectory: Trajectory) -> Estimate:
+        """Value targets and advantages [time, batch, …], without gradient."""
+
+
+def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
+    """The solution of a linear recurrence that runs backwards in time, in log₂ T parallel steps.
+
+        x_t = a_t + b_t·x_{t+1},  x_T = 0
+
+    After k steps x_t holds its first 2ᵏ terms and b_t the product of as many factors.
+
+    Args:
+        constant: a [time, ...].
+        factor: b, same shape; any numbers, 0 cuts the recurrence.
+
+    Returns:
+        x [time, ...], differentiable.
+
+    Raises:
+        ValueError: shapes differ.
+
+    For: every return below.
+    Source: Hillis and Steele, Data parallel algorithms (1986).
+    """
+    floating(constant=constant, factor=factor)
+    same_shape(constant=constant, factor=factor)
+    # Flat, so that a step is one loop over neighbouring numbers, also where a row is short.
+    x, product = constant.flatten(), factor.flatten()
+    length = x.shape[0]
+    shift = length // constant.shape[0] if length else 1
+    while shift < length:
+        x = torch.cat([x[:-shift] + product[: length - shift] * x[shift:], x[-shift:]])
+        product = product[:-shift] * product[shift:] if 2 * shift < length else product
+        shift *= 2
+    return x.unflatten(0, constant.shape)
+
+
+def lambda_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_value: Tensor, lambda_: float | Tensor) -> Tensor:
+    """The λ-return of every row.
+
+        G_t = r_t + d_t·((1 − λ_t)·V(s′_t) + λ_t·G_{t+1}),  λ_t = 0 at a cut
+
+    Args:
+        reward: r [time, batch, …].
+        discount: γ·(1 − terminated), same shape.
+        truncated: where the trajectory was cut, same shape, float or bool.
+        next_value: V(s′), same shape.
+        lambda_: λ in [0, 1], a number or one a row; 0 is TD(0), 1 the whole return.
+
+    Returns:
+        G, same shape, without gradient.
+
+    Raises:
+        ValueError: shapes differ.
+
+    For: value targets between bootstrapping at once and never.
+    Source: Sutton, Learning to predict by the methods of temporal differences (1988).
+    """
+    floating(reward=reward, discount=discount, next_value=next_value)
+    same_shape(reward=reward, discount=discount, truncated=truncated, next_value=next_value)
+    if isinstance(lambda_, Tensor) and lambda_.ndim:
+        same_shape(reward=reward, lambda_=lambda_)
+    trace = continues(truncated, reward) * lambda_
+    return linear_recurrence(reward + discount * (1 - trace) * next_value, discount * trace).detach()
+
+
+def n_step_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_value: Tensor, n: int) -> Tensor:
+    """The n-step return of every row, of fewer steps where the trajectory ends or is cut before.
+
+        G_t = Σ_{k<m} (Π_{j<k} d_{t+j}) r_{t+k} + (Π_{j<m} d_{t+j}) V(s′_{t+m−1}),  m = min(n, steps to the cut)
+
+    Args:
+        reward: r [time, batch, …].
+        discount: γ·(1 − terminated), same shape.
+        truncated: where the trajectory was cut, same shape, float or bool.
+        next_value: V(s′), same shape.
+        n: at least 1.
+
+    Returns:
+        G, same shape, without gradient.
+
+    Raises:
+        ValueError: shapes differ, or n < 1.
+
+    For: value targets that look n rewards ahead.
+    Source: Watkins (1989); Sutton and Barto, Reinforcement learning (2018), chapter 7.
+    """
+    in_range("n", n, 1)
+    floating(reward=reward, discount=discount, next_value=next_value)
+    same_shape(reward=reward, discount=discount, truncated=truncated, next_value=next_value)
+    on = continues(truncated, reward)
+    returns = one_step = reward + discount * next_value
+    for _ in range(min(n, reward.shape[0]) - 1):
+        following = torch.cat([returns[1:], returns[:1]])  # Behind the last row nothing goes on.
+        returns = torch.where(on > 0, reward + discount * following, one_step)
+    return returns.detach()
+
+
+def gae(reward: Tensor, discount: Tensor, truncated: Tensor, value: Tensor, next_value: Tensor, lambda_: float | Tensor) -> Tensor:
+    """Generalised advantage estimation.
+
+        A_t = δ_t + d_t·λ_t·A_{t+1},  δ_t = r_t + d_t·V(s′_t) − V(s_t),  λ_t = 0 at a cut
+
+    Args:
+        reward: r [time, batch, …].
+        discount: γ·(1 − terminated), same shape.
+        truncated: where the trajectory was cut, same shape, float or bool.
+        value: V(s), same shape.
+        next_value: V(s′), same shape.
+        lambda_: λ in [0, 1]; 0 is the TD error, 1 the return less the value.
+
+    Returns:
+        A, same shape, without gradient; A + V is the λ-return.
+
+    Raises:
+        ValueError: shapes differ.
+
+    For: advantages of policy gradients, λ trading bias for variance.
+    Source: Schulman et al., High-dimensional continuous control, arXiv 1506.02438.
+    """
+    floating(reward=reward, discount=discount, value=value, next_value=next_value)
+    same_shape(reward=reward, discount=discount, truncated=truncated, value=value, next_value=next_value)
+    error = reward + discount * next_value - value
+    return linear_recurrence(error, discount * continues(truncated, reward) * lambda_).detach()
+
+
+def continues(truncated: Tensor, like: Tensor) -> Tensor:
+    """1 where row t+1 goes on with row t's trajectory, 0 at a cut and in the last row.
+
+        m_t = 1 − truncated_t,  m_{T−1} = 0
+
+    For: keeping episodes apart.
+    Source: Pardo et al., Time limits in reinforcement learning, arXiv 1712.00378.
+    """
+    on = 1 - truncated.to(like.dtype)
+    return torch.cat([on[:-1], torch.zeros_like(on[-1:])])
+
+
+@frozen
+class GAE:
+    """Generalised advantage estimation; its value target is the λ-return.
+
+        A_t = δ_t + d_t·λ·A_{t+1},  y_t = A_t + V(s_t)
+
+    For: A2C and PPO.
+    Source: Schulman et al., arXiv 1506.02438.
+    """
+
+    lambda_: float = 0.95
+
+    reads = Trajectory
+
+    def __post_init__(self) -> None:
+        in_range("lambda_", self.lambda_, 0, 1)
+
+    def __call__(self, trajectory: Trajectory) -> Estimate:
+        """Value targets and advantages, without gradient."""
+        reward, discount, truncated, value, next_value, _ = trajectory
+        advantage = gae(reward, discount, truncated, value, next_value, self.lambda_)
+        return Estimate((advantage + value).detach(), advantage)
+
+
+@frozen
+class TDLambda:
+    """The λ-return as value target; the advantage is one step of it.
+
+        y_t = G_t,  A_t = G_t − V(s_t)
+
+    For: value targets with one λ and advantages with the same.
+    Source: Sutton (1988).
+    """
+
+    lambda_: float = 0.95
+
+    reads = Trajectory
+
+    def __post_init__(self) -> None:
+        in_range("lambda_", self.lambda_, 0, 1)
+
+    def __call__(self, trajectory: Trajectory) -> Estimate:
+        """Value targets and advantages, without gradient."""
+        reward, discount, truncated, value, next_value, _ = trajectory
+        returns = lambda_return(reward, discount, truncated, next_value, self.lambda_)
+        return Estimate(returns, (returns - value).detach())
+
+
+@frozen
+class NStep:
+    """The n-step return as value target.
+
+        y_t = G_t⁽ⁿ⁾,  A_t = y_t − V(s_t)
+
+    For: A2C's classic target.
+    Source: Mnih et al., Asynchronous methods for deep reinforcement learning, arXiv 1602.01783.
+    """
+
+    n: int = 5
+
+    reads = Trajectory
+
+    def __post_init__(self) -> None:
+        in_range("n", self.n, 1)
+
+    def __call__(self, trajectory: Trajectory) -> Estimate:
+        """Value targets and advantages, without gradient."""
+        reward, discount, truncated, value, next_value, _ = trajectory
+        returns = n_step_return(reward, discount, truncated, next_value, self.n)
+        return Estimate(returns, (returns - value).detach())
