@@ -352,6 +352,8 @@ def test_bfloat16_rounds_only_the_result():
         torch.testing.assert_close(loss(x, second, *numbers), loss(*exact).bfloat16(), rtol=0.01, atol=1e-6)
         gradient = torch.func.grad(lambda *arguments: loss(*arguments).sum())  # noqa: B023
         torch.testing.assert_close(gradient(x, second, *numbers), gradient(*exact).bfloat16(), rtol=0.01, atol=1e-5)
+    integer = torch.func.grad(lambda x: cross_entropy_with_integer_labels(x, label.argmax(-1)).sum())
+    torch.testing.assert_close(integer(x), integer(x.double()).bfloat16(), rtol=0.01, atol=1e-5)
 
 
 @every_object

@@ -1,0 +1,87 @@
+"""Every choice of every seam that DQN has, composed as a person would, learns on a fixed batch."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from agents.command_help import groups
+from agents.config import Builder, ConfigError, build, config_directory, locate
+from agents.replay import Transitions
+from agents.training import train as train_population
+from tests.conftest import small_config
+
+UNUSABLE = {"loss/target": {"gae", "n_step", "sarsa", "td_lambda", "v_trace"}, "loss/regularizer": {"dr3", "entropy", "feature_norm", "kl"}}
+SEAMS = {group: [choice for choice in groups()[group] if choice not in UNUSABLE.get(group, ())] for group in groups() if group.startswith("loss/")}
+DQNS = ("loss/value", "loss/value/transform", "loss/target", "loss/regularizer")
+
+
+def _words(**choices):
+    return [f"{group}=[{choice}]" if group == "loss/regularizer" else f"{group}={choice}" for group, choice in choices.items()]
+
+
+def _batch():
+    generator = torch.Generator().manual_seed(0)
+    observation, following = (torch.randn(16, 4, generator=generator) for _ in range(2))
+    action = torch.randint(2, (16,), generator=generator)
+    return Transitions(observation, action, torch.ones(16), (torch.rand(16, generator=generator) < 0.5).float(), following)
+
+
+def _choices():
+    """Every choice once, and every pair of a value loss with a target or a transform."""
+    for value, other in itertools.product(SEAMS["loss/value"], ("loss/target", "loss/value/transform")):
+        for choice in SEAMS[other]:
+            yield {"loss/value": value, other: choice}
+    yield from ({"loss/value": "c51", "loss/regularizer": choice} for choice in SEAMS["loss/regularizer"])
+
+
+@pytest.mark.parametrize("choices", list(_choices()), ids=lambda choices: "-".join(choices.values()))
+def test_a_fixed_batch_is_learned(choices):
+    agent = build(small_config(*_words(**choices), "optimizer.learning_rate=1e-2")).agent
+    state, batch, losses = agent.init(torch.Generator().manual_seed(1)), _batch(), []
+    for _ in range(40):
+        state, metrics = agent.update(state, batch, torch.zeros(()))
+        losses.append(metrics["loss/total"].item())
+    assert all(torch.isfinite(torch.tensor(losses))) and min(losses[-5:]) < losses[0]
+    assert all(parameter.isfinite().all() for parameter in state.parameters.values())
+
+
+@pytest.mark.parametrize("value", SEAMS["loss/value"])
+def test_a_run_among_others_is_the_run_alone(value):
+    def run(seed, discount, weight):
+        words = [*_words(**{"loss/value": value, "loss/regularizer": "l2"}), f"loss.regularizer.l2.weight={weight}", f"agent.discount={discount}"]
+        return build(small_config(*words, f"seed={seed}", "network.hidden=[32,32]", "total_steps=90"))
+
+    settings = [(1, 0.9, 0.1), (2, 0.95, 0.0), (3, 0.99, 0.01)]
+    together = train_population([run(*each) for each in settings], compile=False)
+    alone = train_population([run(*settings[1])], compile=False)[0]
+    for name, parameter in alone.learner.parameters.items():
+        torch.testing.assert_close(together[1].learner.parameters[name], parameter, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("group", "choice"), [(group, choice) for group, unusable in UNUSABLE.items() for choice in sorted(unusable)])
+def test_choices_without_meaning_for_dqn_are_refused(group, choice):
+    with pytest.raises(ConfigError, match=r"DQN"):
+        build(small_config(*_words(**{group: choice})))
+
+
+def test_regularisers_are_terms_of_the_total():
+    agent = build(small_config("loss/regularizer=[l1,l2,value_magnitude]", "loss.regularizer.l2.weight=0.5")).agent
+    state = agent.init(torch.Generator().manual_seed(1))
+    _, metrics = agent.update(state, _batch(), torch.zeros(()))
+    weights = [parameter for name, parameter in state.parameters.items() if name.endswith("weight")]
+    assert metrics["loss/l2"].item() == pytest.approx(0.25 * sum((weight**2).sum() for weight in weights).item(), rel=1e-5)
+    terms = [metrics[f"loss/{name}"] for name in ("value", "l1", "l2", "value_magnitude")]
+    assert metrics["loss/total"].item() == pytest.approx(sum(terms).item(), rel=1e-6)
+
+
+def test_every_choice_of_a_loss_can_be_made_and_has_pythons_defaults():
+    for group in SEAMS:
+        for choice in groups()[group]:
+            node = OmegaConf.load(config_directory() / group / f"{choice}.yaml")
+            target = locate(node["_target_"], group)
+            made = Builder({"node": OmegaConf.to_container(node)}).build("node")
+            assert made == target(), f"{group}={choice} has other defaults than {target.__name__}"
+            assert re.match(r"[a-z0-9_]+$", choice)
