@@ -34,7 +34,7 @@ MISTAKE, INTERRUPTED = 2, 130
 def train_main() -> None:
     """`rlloss-train`: train what the command line says."""
     words = sys.argv[1:]
-    with _one_line("rlloss-train"):
+    with one_line("rlloss-train"):
         if {"--help", "-h"} & set(words):
             print(help_text())
         elif any(word.startswith("resume=") for word in words):
@@ -141,7 +141,7 @@ def evaluate_main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="another seed for the episodes than the run's own")
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="run code of this package if the run's config names it")
     parser.error = _refuse
-    with _one_line("rlloss-evaluate"):
+    with one_line("rlloss-evaluate"):
         options = parser.parse_args()
         if options.seed is not None and options.seed < 0:
             raise ConfigError(f"--seed must be at least 0, got {options.seed}")
@@ -168,7 +168,7 @@ def _evaluate(directory: Path, episodes: int, seed: int | None, trusted: Sequenc
 
 
 @contextlib.contextmanager
-def _one_line(command: str) -> Iterator[None]:
+def one_line(command: str) -> Iterator[None]:
     """Turn mistakes into one line and exit code 2, and Ctrl-C into exit code 130, without traceback."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # A person's own losses and environments lie where they work.

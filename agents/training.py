@@ -263,7 +263,8 @@ class Training:
         filled = min(self.step, self.agent.replay.capacity)
         tensors = self.population.learner_tensors(index)
         tensors["memory"] = self.population.memory[index, :filled]
-        tensors |= {f"metrics/{name}": leaf[index] for name, leaf in self.population.metrics.items()}
+        # Copies: outputs of a program may be one tensor, which the file format refuses.
+        tensors |= {f"metrics/{name}": leaf[index].clone() for name, leaf in self.population.metrics.items()}
         return tensors | {"observation": torch.from_numpy(self.episodes.observation[index])}
 
     def _rest(self, index: int) -> dict[str, Any]:

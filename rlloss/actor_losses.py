@@ -76,7 +76,9 @@ def discrete_soft_actor(logits: Tensor, action_values: Tensor, temperature: floa
     floating(logits=logits, action_values=action_values)
     same_shape(logits=logits, action_values=action_values)
     log_policy = logits.log_softmax(-1)
-    return (log_policy.exp() * (like(logits, temperature).detach() * log_policy - action_values.detach())).sum(-1)
+    policy = log_policy.exp()
+    log_policy = log_policy.masked_fill(policy == 0, 0)  # An action ruled out by −∞ counts nothing.
+    return (policy * (like(logits, temperature).detach() * log_policy - action_values.detach())).sum(-1)
 
 
 def temperature_loss(log_temperature: Tensor, log_probability: Tensor, target_entropy: float | Tensor) -> Tensor:

@@ -173,7 +173,7 @@ def binary_focal(logits: Tensor, label: Tensor, alpha: float | Tensor, gamma: fl
         gamma: γ ≥ 0, how much easy examples are discounted.
 
     Returns:
-        The loss, same shape, with finite gradients at any γ and logit.
+        The loss, same shape, with finite gradients at any γ and finite logits up to 1e30.
 
     Raises:
         ValueError: shapes differ.
@@ -206,7 +206,7 @@ def focal(logits: Tensor, label_distribution: Tensor, alpha: float | Tensor, gam
         gamma: γ ≥ 0, how much easy examples are discounted.
 
     Returns:
-        The loss [...], with finite gradients at any γ and logits.
+        The loss [...], with finite gradients at any γ and finite logits up to 1e30.
 
     Raises:
         ValueError: shapes differ.

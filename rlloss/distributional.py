@@ -100,7 +100,9 @@ class HLGauss(Categorical, ScalarTarget):
         ℓ = −Σᵢ pᵢ(y) log softmax(x)ᵢ,  pᵢ ∝ Φ((bᵢ₊₁ − h(y))/σ) − Φ((bᵢ − h(y))/σ)
 
     with bins of width w = bᵢ₊₁ − bᵢ around their zᵢ and σ = `sigma_ratio`·w. The outermost bins reach w/2
-    beyond the ends; a target nearer than about 2σ to an end is estimated up to ½σ further inside.
+    beyond the ends; at the default ratio a target nearer than about 2σ to an end is estimated up to ½σ further
+    inside. The mean is taken in the space of h, V = h⁻¹(Σᵢ pᵢ h(zᵢ)), where the histogram is symmetric: with a
+    nonlinear h that of a random return is h⁻¹(E[h(G)]), not E[G]. TwoHot and C51 have no such bias.
 
     For: regression by classification; the best value loss of its paper.
     Source: Imani and White, arXiv 1806.04613; Farebrother et al., Stop regressing, arXiv 2403.03950.
@@ -116,6 +118,12 @@ class HLGauss(Categorical, ScalarTarget):
         """Elementwise loss [...] of logits [..., bins] against target [...]; no gradient reaches the target."""
         floating(outputs=outputs, target=target)
         return self.cross_entropy(outputs, self.probabilities(target))
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """The value [...] of logits [..., bins]: the mean in the space of h, taken back."""
+        probabilities = wide(outputs).softmax(-1)
+        transformed = (probabilities * self.transform(self.support(probabilities))).sum(-1)
+        return self.transform.inverse(transformed).to(outputs.dtype)
 
     def probabilities(self, target: Tensor) -> Tensor:
         """The histogram [..., bins] of targets [...], in the space of h."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rlloss.checks import floating, same_shape
+from rlloss.numbers import wide
 
 
 class Objective(NamedTuple):
@@ -45,14 +46,16 @@ def empirical_loss(losses: Tensor, weights: Tensor | None = None, mask: Tensor |
     if weights is not None:
         floating(weights=weights)
         same_shape(losses=losses, weights=weights)
-        losses = weights.detach() * losses
+        weights = weights.detach()
     if mask is None:
-        return losses.mean()
+        return (losses if weights is None else weights * losses).mean()
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, got {mask.dtype}; compare it with 0")
     same_shape(losses=losses, mask=mask)
-    # Not a product: what is masked away may be NaN.
-    return torch.where(mask, losses, torch.zeros_like(losses)).sum() / mask.sum().clamp(min=1)
+    # Not products with the mask: what is masked away may be infinite or NaN.
+    kept = torch.where(mask, losses, torch.zeros_like(losses))
+    kept = kept if weights is None else torch.where(mask, weights, torch.zeros_like(weights)) * kept
+    return (wide(kept).sum() / mask.sum().clamp(min=1)).to(losses.dtype)
 
 
 def total(terms: Mapping[str, Tensor]) -> Objective:
@@ -108,7 +111,7 @@ def gradient_norms(gradients: Mapping[str, Any]) -> dict[str, Tensor]:
     For: the sizes of terms as the optimiser feels them.
     Source: Chen et al., GradNorm, arXiv 1711.02257.
     """
-    return {name: _inner(gradient, gradient).sqrt() for name, gradient in gradients.items()}
+    return {name: _norm(gradient) for name, gradient in gradients.items()}
 
 
 def gradient_cosines(gradients: Mapping[str, Any]) -> dict[tuple[str, str], Tensor]:
@@ -119,13 +122,18 @@ def gradient_cosines(gradients: Mapping[str, Any]) -> dict[tuple[str, str], Tens
     For: whether terms help each other (1), don't meet (0) or fight (−1).
     Source: Yu et al., Gradient surgery for multi-task learning, arXiv 2001.06782.
     """
-    norms = gradient_norms(gradients)
-    cosines = {}
-    for one, other in itertools.combinations(gradients, 2):
-        product = norms[one] * norms[other]
-        cosines[one, other] = _inner(gradients[one], gradients[other]) / torch.where(product > 0, product, torch.ones_like(product))
-    return cosines
+    units = {name: _unit(gradient) for name, gradient in gradients.items()}
+    return {(one, other): sum((a * b).sum() for a, b in zip(units[one], units[other], strict=True)) for one, other in itertools.combinations(units, 2)}
 
 
-def _inner(one: Any, other: Any) -> Tensor:
-    return sum((a * b).sum() for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))
+def _norm(gradient: Any) -> Tensor:
+    # Of numbers within ±1: squares of very small and very large ones are 0 and infinite.
+    leaves = pytree.tree_leaves(gradient)
+    largest = torch.stack([leaf.abs().max() for leaf in leaves]).max()
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    return scale * sum(((leaf / scale) ** 2).sum() for leaf in leaves).sqrt()
+
+
+def _unit(gradient: Any) -> list[Tensor]:
+    norm = _norm(gradient)
+    return [leaf / torch.where(norm > 0, norm, torch.ones_like(norm)) for leaf in pytree.tree_leaves(gradient)]

@@ -5,10 +5,20 @@ from torch import Tensor
 
 
 def like(tensor: Tensor, number: float | Tensor) -> Tensor:
-    """A hyperparameter with the dtype and device of a tensor."""
+    """A hyperparameter with the dtype and device of a tensor; raises ValueError if it would be broadcast.
+
+    It is a number or 0-dim, or has the tensor's own shape.
+    """
+    if isinstance(number, Tensor) and number.ndim and number.shape != tensor.shape:
+        raise ValueError(f"a hyperparameter must be one number, or one for each of {tuple(tensor.shape)}, got shape {tuple(number.shape)}")
     return torch.as_tensor(number, dtype=tensor.dtype, device=tensor.device)
 
 
 def wide(tensor: Tensor) -> Tensor:
     """At least float32: supports, sums of logarithms and powers lose too much in a bfloat16."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def times(factor: Tensor, number: Tensor) -> Tensor:
+    """factor·number, and 0 where the factor is 0, whatever the number: also an infinite one, or NaN."""
+    return torch.where(factor == 0, torch.zeros_like(number), factor * number)

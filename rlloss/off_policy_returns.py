@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlloss.checks import floating, in_range, same_shape
 from rlloss.frozen import frozen
-from rlloss.numbers import like
+from rlloss.numbers import like, times
 from rlloss.returns import Estimate, Trajectory, continues, lambda_return, linear_recurrence
 
 
@@ -64,10 +64,10 @@ def v_trace(
         return (1 - leak) * torch.minimum(ratio, like(ratio, limit)) + leaked
 
     on = continues(truncated, reward)
-    error = clipped(clip_error) * (reward + discount * next_value - value)
-    target = value + linear_recurrence(error, discount * on * lambda_ * clipped(clip_trace))
+    error = clipped(clip_error) * (reward + times(discount, next_value) - value)
+    target = value + linear_recurrence(error, discount * on * like(reward, lambda_) * clipped(clip_trace))
     following = torch.where(on > 0, torch.cat([target[1:], target[:1]]), next_value)
-    advantage = clipped(clip_policy) * (reward + discount * following - value)
+    advantage = clipped(clip_policy) * (reward + times(discount, following) - value)
     return Estimate(target.detach(), advantage.detach())
 
 
@@ -96,9 +96,9 @@ def retrace(reward: Tensor, discount: Tensor, truncated: Tensor, action_value: T
     """
     floating(reward=reward, discount=discount, action_value=action_value, next_value=next_value, ratio=ratio)
     same_shape(reward=reward, discount=discount, truncated=truncated, action_value=action_value, next_value=next_value, ratio=ratio)
-    trace = lambda_ * ratio.clamp(max=1.0)
+    trace = like(ratio, lambda_) * ratio.clamp(max=1.0)
     following = continues(truncated, reward) * torch.cat([trace[1:], trace[:1]])
-    error = reward + discount * next_value - action_value
+    error = reward + times(discount, next_value) - action_value
     return (action_value + linear_recurrence(error, discount * following)).detach()
 
 
@@ -150,7 +150,7 @@ def watkins_q_lambda(reward: Tensor, discount: Tensor, truncated: Tensor, next_v
     """
     same_shape(reward=reward, greedy=greedy)
     greedy = greedy.to(reward.dtype)
-    return lambda_return(reward, discount, truncated, next_value, lambda_ * torch.cat([greedy[1:], greedy[:1]]))
+    return lambda_return(reward, discount, truncated, next_value, like(reward, lambda_) * torch.cat([greedy[1:], greedy[:1]]))
 
 
 @frozen

@@ -27,7 +27,8 @@ def entropy_bonus(logits: Tensor) -> Tensor:
     """
     floating(logits=logits)
     log_policy = logits.log_softmax(-1)
-    return (log_policy.exp() * log_policy).sum(-1)
+    policy = log_policy.exp()
+    return (policy * log_policy.masked_fill(policy == 0, 0)).sum(-1)  # An action ruled out by −∞ counts nothing.
 
 
 def kl_k1(log_probability: Tensor, reference_log_probability: Tensor) -> Tensor:

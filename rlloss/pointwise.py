@@ -92,7 +92,7 @@ def smooth_l1(error: Tensor, beta: float | Tensor) -> Tensor:
     floating(error=error)
     magnitude = error.abs()
     quadratic = torch.minimum(magnitude, like(error, beta))
-    return quadratic / beta * (magnitude - 0.5 * quadratic)
+    return quadratic / like(error, beta) * (magnitude - 0.5 * quadratic)
 
 
 def pseudo_huber(error: Tensor, delta: float | Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def quantile(error: Tensor, tau: float | Tensor) -> Tensor:
     Source: Koenker and Bassett, Regression quantiles (1978).
     """
     floating(error=error)
-    return error.relu() - tau * error
+    return error.relu() - like(error, tau) * error
 
 
 def expectile(error: Tensor, tau: float | Tensor) -> Tensor:
@@ -223,13 +223,13 @@ def robust(error: Tensor, alpha: float | Tensor, scale: float | Tensor) -> Tenso
     """
     floating(error=error)
     alpha = like(error, alpha)
-    x = error.abs() / scale
+    x = error.abs() / like(error, scale)
     # Formulas blow up at α = 2 and −∞; each is computed with a harmless α where it isn't used.
     square, welsch = alpha > 1.9999, alpha < -1e4
     a = torch.where(square | welsch, torch.ones_like(alpha), alpha)
     b = 2 - a
     log = _log1p_square(x / b.sqrt())
-    # Where the power overflows, the loss stays at its largest, with gradient 0 instead of NaN.
+    # Where the power overflows, the loss stops growing, so that its gradient is no NaN.
     general = 0.5 * b * log * _exprel((0.5 * a * log).clamp(max=80.0))
     near = torch.where(welsch, x, torch.zeros_like(x)).clamp(max=20.0)
     limit = torch.where(welsch, -torch.expm1(-0.5 * near * near), 0.5 * torch.where(square, x, torch.zeros_like(x)) ** 2)

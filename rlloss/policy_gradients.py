@@ -3,7 +3,7 @@
 log π(a|s), log μ(a|s) and the advantage A in, the elementwise loss out, same shape. μ is the behaviour, the
 policy that took the actions; r = π/μ is the ratio. Gradients reach log π only: μ is a constant of the data
 and A an estimate that the critic's loss fits, so both are detached everywhere. Ratios are computed from
-logarithms: no NaN where they overflow.
+logarithms: no NaN where they overflow, as long as both logarithms are finite.
 """
 
 import math

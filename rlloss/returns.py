@@ -5,9 +5,9 @@ Conventions of all functions here and in `off_policy_returns.py`:
     reward[t]      r of the step from s_t to s′_t
     discount[t]    γ·(1 − terminated[t]): 0 where the environment ended the episode
     truncated[t]   1 where the trajectory was cut after step t and row t+1 belongs to another episode, such
-                   as at a time limit; that step is bootstrapped, but nothing behind the cut is looked at
+                   as at a time limit; that step is bootstrapped, and no finite number behind the cut counts
     value[t]       V(s_t)
-    next_value[t]  V(s′_t) of the true next observation; at a cut not that of the next row
+    next_value[t]  V(s′_t) of the true next observation; at a cut not that of the next row, at an end anything
 
 Where no cut happens, next_value[t] = value[t+1]. Behind the last row there is a cut as well. Results carry
 no gradient. A recursion over time is one `linear_recurrence`, whose work is parallel.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rlloss.checks import floating, in_range, same_shape
 from rlloss.frozen import frozen
+from rlloss.numbers import like, times
 
 
 class Trajectory(NamedTuple):
@@ -58,8 +59,8 @@ def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
     After k steps x_t holds its first 2ᵏ terms and b_t the product of as many factors.
 
     Args:
-        constant: a [time, ...].
-        factor: b, same shape; any numbers, 0 cuts the recurrence.
+        constant: a [time, ...], finite.
+        factor: b, same shape, finite; 0 cuts the recurrence.
 
     Returns:
         x [time, ...], differentiable.
@@ -106,10 +107,8 @@ def lambda_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_valu
     """
     floating(reward=reward, discount=discount, next_value=next_value)
     same_shape(reward=reward, discount=discount, truncated=truncated, next_value=next_value)
-    if isinstance(lambda_, Tensor) and lambda_.ndim:
-        same_shape(reward=reward, lambda_=lambda_)
-    trace = continues(truncated, reward) * lambda_
-    return linear_recurrence(reward + discount * (1 - trace) * next_value, discount * trace).detach()
+    trace = continues(truncated, reward) * like(reward, lambda_)
+    return linear_recurrence(reward + times(discount * (1 - trace), next_value), discount * trace).detach()
 
 
 def n_step_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_value: Tensor, n: int) -> Tensor:
@@ -137,10 +136,10 @@ def n_step_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_valu
     floating(reward=reward, discount=discount, next_value=next_value)
     same_shape(reward=reward, discount=discount, truncated=truncated, next_value=next_value)
     on = continues(truncated, reward)
-    returns = one_step = reward + discount * next_value
+    returns = one_step = reward + times(discount, next_value)
     for _ in range(min(n, reward.shape[0]) - 1):
         following = torch.cat([returns[1:], returns[:1]])  # Behind the last row nothing goes on.
-        returns = torch.where(on > 0, reward + discount * following, one_step)
+        returns = torch.where(on > 0, reward + times(discount, following), one_step)
     return returns.detach()
 
 
@@ -168,8 +167,8 @@ def gae(reward: Tensor, discount: Tensor, truncated: Tensor, value: Tensor, next
     """
     floating(reward=reward, discount=discount, value=value, next_value=next_value)
     same_shape(reward=reward, discount=discount, truncated=truncated, value=value, next_value=next_value)
-    error = reward + discount * next_value - value
-    return linear_recurrence(error, discount * continues(truncated, reward) * lambda_).detach()
+    error = reward + times(discount, next_value) - value
+    return linear_recurrence(error, discount * continues(truncated, reward) * like(reward, lambda_)).detach()
 
 
 def continues(truncated: Tensor, like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A target looks at a `Step`: what was seen, and networks that are asked only where the target needs them.
 Targets that mix actions rely on targets being linear (see `value_losses.py`): a weighted mean over
-actions is the target of the mixture, for scalar, categorical and quantile heads alike.
+actions has the expected value of the mixture, for scalar, categorical and quantile heads alike.
 """
 
 from collections.abc import Callable

@@ -5,6 +5,7 @@ spacing of a categorical head's support, live in the space of h.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -55,11 +56,11 @@ class SignedLog:
 
     def __call__(self, value: Tensor) -> Tensor:
         """h(v), elementwise."""
-        return value.sign() * value.abs().log1p()
+        return _odd(torch.log1p, value)
 
     def inverse(self, transformed: Tensor) -> Tensor:
         """h⁻¹(x), elementwise."""
-        return transformed.sign() * transformed.abs().expm1()
+        return _odd(torch.expm1, transformed)
 
 
 @frozen
@@ -86,11 +87,10 @@ class SignedHyperbolic:
 
     def inverse(self, transformed: Tensor) -> Tensor:
         """h⁻¹(x), elementwise."""
-        x = transformed.abs()
-        # With u = √(|v| + 1) − 1: εu² + (1 + 2ε)u = x, solved without cancellation, and |v| = u(u + 2).
+        # With u = √(|v| + 1) − 1: εu² + (1 + 2ε)u = |x|, solved without cancellation, and |v| = u(u + 2).
         slope = 1 + 2 * self.epsilon
-        u = 2 * x / (slope + (slope * slope + 4 * self.epsilon * x).sqrt())
-        return transformed.sign() * u * (u + 2)
+        u = 2 * transformed / (slope + (slope * slope + 4 * self.epsilon * transformed.abs()).sqrt())
+        return u * (u.abs() + 2)
 
 
 @frozen
@@ -120,18 +120,18 @@ class Affine:
 
 
 class Moments(NamedTuple):
-    """A running mean and mean square of returns, and the weight that the zeros they began with still have."""
+    """A running mean and variance of returns, and how much of a whole batch's weight they have seen."""
 
     mean: Tensor
-    square: Tensor
-    zeros: Tensor
+    variance: Tensor
+    seen: Tensor
 
 
 @frozen
 class PopArt:
     """A running scale of returns that keeps a head's values when it moves.
 
-        μ ← (1−β)μ + βE[G],  ν ← (1−β)ν + βE[G²],  σ = √(ν − μ²);  h(v) = (v − μ)/σ
+        μ ← μ + a(E[G] − μ),  σ² ← (1−a)(σ² + a(E[G] − μ)²) + a·Var[G],  a = β/(1 − (1−β)ᵗ);  h(v) = (v − μ)/σ
 
     It is no transform itself, since its state changes: `transform(moments)` is the one of a moment.
 
@@ -149,29 +149,34 @@ class PopArt:
     def init(self, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Moments:
         """The moments before any return was seen; their transform is the identity."""
         zero = torch.zeros((), dtype=dtype, device=device)
-        return Moments(zero, zero, zero + 1)
+        return Moments(zero, zero + 1, zero)
 
     def update(self, moments: Moments, returns: Tensor) -> Moments:
         """The moments after a batch of returns, any shape; none of it is differentiated."""
         floating(returns=returns)
-        returns, keep = returns.detach(), 1 - self.step_size
-        mean = keep * moments.mean + self.step_size * returns.mean()
-        square = keep * moments.square + self.step_size * (returns * returns).mean()
-        return Moments(mean, square, keep * moments.zeros)
+        returns = returns.detach()
+        seen = moments.seen + self.step_size * (1 - moments.seen)
+        share, mean = self.step_size / seen, returns.mean()
+        # Deviations, not squares: a mean of squares less a squared mean loses a small variance in rounding.
+        deviation = ((returns - mean) ** 2).mean()
+        variance = (1 - share) * (moments.variance + share * (mean - moments.mean) ** 2) + share * deviation
+        return Moments(moments.mean + share * (mean - moments.mean), variance, seen)
 
     def transform(self, moments: Moments) -> Affine:
-        """h at these moments, the weight of the zeros at the start taken out."""
-        seen = 1 - moments.zeros
-        some = seen > 0
-        weight = torch.where(some, seen, torch.ones_like(seen))
-        mean, square = moments.mean / weight, moments.square / weight
-        scale = (square - mean * mean).clamp(min=0).sqrt().clamp(min=self.min_scale)
-        return Affine(torch.where(some, scale, torch.ones_like(scale)), mean)
+        """h at these moments."""
+        return Affine(moments.variance.sqrt().clamp(min=self.min_scale), moments.mean)
 
     def preserve(self, weight: Tensor, bias: Tensor, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
-        """The last layer's weight and bias, any shapes, that give the same values after the scale has moved.
+        """The last layer's weight and bias, any shapes, with which a scalar or quantile head keeps its values.
 
             w′ = w·σ/σ′,  b′ = (σb + μ − μ′)/σ′
+
+        Categorical heads need none of it: their outputs are logits, and their values move with their support.
         """
         ratio = before.scale / after.scale
         return weight * ratio, bias * ratio + (before.shift - after.shift) / after.scale
+
+
+def _odd(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """sign(x)·f(|x|) for f(0) = 0, with f's gradient at 0, where that of sign(x)·|x| would be 0."""
+    return torch.where(x >= 0, function(x.clamp(min=0)), -function((-x).clamp(min=0)))

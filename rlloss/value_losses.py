@@ -9,7 +9,8 @@ A network asks its value loss how many numbers a value needs, so any loss fits a
     expected  a target → the scalar it stands for [...]
     __call__  outputs [..., outputs], target → the elementwise loss [...]
 
-Targets are linear: the mean of two targets is the target of their mixture. A loss of your own is a
+Targets are linear: the mean of two targets stands for the mean of their values, though only for categorical
+heads it is their mixture. With a nonlinear transform a scalar head learns h⁻¹(E[h(G)]), not E[G]. A loss of your own is a
 dataclass with `ScalarHead` as base and one method, `pointwise`; one with another kind of head has the
 six members above.
 """
@@ -95,34 +96,34 @@ class ScalarHead(ScalarTarget):
     transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
 
     outputs = 1
+    curvature = None  # ℓ″(0) before matching; None where there is none, or nobody said
 
     def __post_init__(self) -> None:
         if self.matched_curvature and self.curvature is None:
-            raise ValueError(f"matched_curvature needs a curvature at zero, which {type(self).__name__} has not; leave it false")
-
-    @property
-    def curvature(self) -> float | Tensor | None:
-        """ℓ″(0) before matching; None where the loss has a kink."""
-        return 1.0
+            raise ValueError(f"matched_curvature needs a curvature at zero, which {type(self).__name__} has not, or doesn't say; leave it false")
 
     def pointwise(self, error: Tensor) -> Tensor:
         """The loss of an error, elementwise."""
         raise NotImplementedError(f"{type(self).__name__} needs a method pointwise(self, error)")
 
     def value(self, outputs: Tensor) -> Tensor:
-        """The value [...] of outputs [..., 1]."""
+        """The value [...] of outputs [..., 1]: h⁻¹(x)."""
         return self.transform.inverse(outputs.squeeze(-1))
 
     def error(self, outputs: Tensor, target: Tensor) -> Tensor:
         """x − h(y) [...], refusing shapes that differ; no gradient reaches the target y."""
+        floating(outputs=outputs, target=target)
+        if outputs.shape[-1] != 1:
+            raise ValueError(f"outputs must be [..., 1], got shape {tuple(outputs.shape)}; a scalar head has one output per value")
         output = outputs.squeeze(-1)
-        floating(outputs=output, target=target)
         same_shape(value=output, target=target)
         return output - self.transform(target.detach())
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Elementwise loss [...] of outputs [..., 1] against target [...]."""
-        loss = self.pointwise(self.error(outputs, target))
+        error = self.error(outputs, target)
+        loss = self.pointwise(error)
+        same_shape(error=error, loss=loss)
         return loss / self.curvature if self.matched_curvature else loss
 
 
@@ -136,10 +137,7 @@ class MSE(ScalarHead):
     Source: Mnih et al., Human-level control through deep reinforcement learning (2015), before clipping.
     """
 
-    @property
-    def curvature(self) -> float:
-        """ℓ″(0) = 2."""
-        return 2.0
+    curvature = 2.0
 
     def pointwise(self, error: Tensor) -> Tensor:
         """e², elementwise."""
@@ -155,11 +153,6 @@ class AbsoluteError(ScalarHead):
     For: heavy-tailed targets; it learns their median.
     Source: Laplace, Mémoire sur la probabilité des causes (1774).
     """
-
-    @property
-    def curvature(self) -> None:
-        """None: a kink."""
-        return
 
     def pointwise(self, error: Tensor) -> Tensor:
         """|e|, elementwise."""
@@ -177,6 +170,8 @@ class Huber(ScalarHead):
     """
 
     delta: float = 1.0
+
+    curvature = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,6 +228,8 @@ class PseudoHuber(ScalarHead):
 
     delta: float = 1.0
 
+    curvature = 1.0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("delta", self.delta, 0, above=True)
@@ -251,6 +248,8 @@ class LogCosh(ScalarHead):
     For: a smooth Huber loss with no parameter.
     Source: Green, Bayesian reconstructions from emission tomography data (1990).
     """
+
+    curvature = 1.0
 
     def pointwise(self, error: Tensor) -> Tensor:
         """log cosh(e), elementwise."""
@@ -273,11 +272,6 @@ class Quantile(ScalarHead):
         super().__post_init__()
         in_range("tau", self.tau, 0, 1, above=True, below=True)
 
-    @property
-    def curvature(self) -> None:
-        """None: a kink."""
-        return
-
     def pointwise(self, error: Tensor) -> Tensor:
         """The quantile loss, elementwise."""
         return pointwise.quantile(error, self.tau)
@@ -294,6 +288,8 @@ class Expectile(ScalarHead):
     """
 
     tau: float = 0.5
+
+    curvature = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -124,6 +124,15 @@ def test_hl_gauss_centre_is_its_target_but_near_the_ends():
     assert 100 - 0.5 * 0.75 * 2 <= end.item() < 100
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_hl_gauss_centre_is_its_target_under_a_transform_and_bootstrapping_keeps_it(transform):
+    loss = HLGauss(101, -100.0, 100.0, transform=transform)
+    targets = torch.tensor([-60.0, -5.0, 0.0, 3.0, 50.0], dtype=torch.float64)
+    for _ in range(50):
+        targets = loss.value(loss.probabilities(targets).log())
+    torch.testing.assert_close(targets, torch.tensor([-60.0, -5.0, 0.0, 3.0, 50.0], dtype=torch.float64), rtol=2e-2, atol=1e-3)
+
+
 def test_hl_gauss_is_finite_far_outside_its_support():
     loss = HLGauss(51, -10.0, 10.0)
     outputs = torch.randn(4, 51, requires_grad=True)

@@ -25,6 +25,13 @@ def test_a_mask_changes_what_it_divides_by_and_hides_nan():
     assert empirical_loss(losses, mask=torch.zeros(3, dtype=torch.bool)).item() == 0
 
 
+def test_a_masked_weight_may_be_anything_and_half_precision_does_not_overflow():
+    losses, mask = torch.tensor([1.0, 1.0], requires_grad=True), torch.tensor([True, False])
+    empirical_loss(losses, torch.tensor([2.0, math.inf]), mask).backward()
+    assert losses.grad.tolist() == [2.0, 0.0]
+    assert empirical_loss(torch.ones(70_000, dtype=torch.float16), mask=torch.ones(70_000, dtype=torch.bool)) == 1
+
+
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(0, 10), st.booleans()), min_size=1))
 def test_it_is_the_formula(rows):
     losses, weights = (torch.tensor(column, dtype=torch.float64) for column in list(zip(*rows, strict=True))[:2])
@@ -72,6 +79,12 @@ def test_cosines_tell_help_from_fight():
     cosines = gradient_cosines(term_gradients(terms, torch.zeros(2)))
     found = {pair: round(float(cosine), 5) for pair, cosine in cosines.items()}
     assert found["up", "more"] == 1 and found["up", "down"] == -1 and found["up", "aside"] == 0 and found["up", "none"] == 0
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e20])
+def test_cosines_of_very_small_and_very_large_gradients(size):
+    cosines = gradient_cosines(term_gradients(lambda p: {"a": size * p.sum(), "b": -size * p[0]}, torch.zeros(2)))
+    assert cosines["a", "b"].item() == pytest.approx(-math.sqrt(0.5), rel=1e-5)
 
 
 def test_terms_gradients_pass_through_vmap():

@@ -46,6 +46,23 @@ def test_popart_follows_mean_and_deviation_from_the_first_batch_on():
     assert transform.shift.item() == pytest.approx(50, abs=0.5) and transform.scale.item() == pytest.approx(5, rel=0.05)
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(100.0, 1.0), (1000.0, 1.0), (-1e5, 10.0)])
+def test_popart_sees_a_small_deviation_around_a_large_mean_in_float32(mean, deviation):
+    popart, generator = PopArt(), torch.Generator().manual_seed(0)
+    moments = popart.init()
+    for _ in range(3000):
+        moments = popart.update(moments, mean + deviation * torch.randn(256, generator=generator))
+    assert popart.transform(moments).scale.item() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_slopes_at_zero(transform):
+    zero = torch.zeros((), dtype=torch.float64)
+    if not isinstance(transform, Affine):
+        there, back = torch.func.grad(transform)(zero), torch.func.grad(transform.inverse)(zero)
+        assert there > 0 and (there * back).item() == pytest.approx(1)
+
+
 def test_popart_preserves_values_when_the_scale_moves():
     popart = PopArt(step_size=0.1)
     before = popart.update(popart.init(), torch.randn(32) * 3 + 10)

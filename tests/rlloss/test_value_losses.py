@@ -106,6 +106,27 @@ def test_unequal_shapes_are_refused_and_not_broadcast(loss):
         loss.target(torch.zeros(4, 1), torch.zeros(4), torch.zeros(4, loss.outputs))
 
 
+def test_a_scalar_head_refuses_what_it_would_reduce_or_squeeze():
+    class Mean(ScalarHead):
+        def pointwise(self, error):
+            return error.abs().mean()
+
+    with pytest.raises(ValueError, match=r"error \(4,\), loss \(\)"):
+        Mean()(torch.zeros(4, 1), torch.zeros(4))
+    with pytest.raises(ValueError, match=r"outputs must be \[..., 1\], got shape \(4,\)"):
+        MSE()(torch.zeros(4), torch.zeros(4))
+    with pytest.raises(ValueError, match="matched_curvature needs"):
+        Mean(matched_curvature=True)
+
+
+def test_hyperparameters_are_not_broadcast():
+    for loss in (Huber, SmoothL1, PseudoHuber, Quantile, Expectile):
+        numbers = loss()
+        object.__setattr__(numbers, "delta" if "ub" in loss.__name__ else "beta" if loss is SmoothL1 else "tau", torch.full((3, 1), 0.5))
+        with pytest.raises(ValueError, match="a hyperparameter must be one number"):
+            numbers(torch.zeros(4, 1), torch.zeros(4))
+
+
 @every
 def test_integers_are_refused(loss):
     with pytest.raises(TypeError, match="must be floating point"):
