@@ -1,5 +1,6 @@
 """The commands as a person types them: what they print, what they leave behind, and what they say of mistakes."""
 
+import functools
 import json
 import os
 import signal
@@ -132,7 +133,9 @@ def test_a_directory_is_never_used_twice(train, tmp_path):
 
 def _start(directory, *words):
     command = [sys.executable, str(REPOSITORY / "scripts" / "train.py"), *SMALL, *words]
-    return subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background may have made it ignore Ctrl-C.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
 def _wait_for(pattern, directory):
