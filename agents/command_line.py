@@ -186,6 +186,13 @@ def one_line(command: str) -> Iterator[None]:
     sys.exit(MISTAKE)
 
 
+def _known_keys() -> list[str]:
+    """The keys that there are with the choices made on the command line, or by default where those are the mistake."""
+    with contextlib.suppress(HydraException, ConfigError):
+        return keys(compose([word for word in sys.argv[1:] if word.partition("=")[0] in groups()]))
+    return keys(compose())
+
+
 def in_words(error: Exception) -> str:
     """What a person did wrong when Hydra or OmegaConf raised this."""
     message = str(error)
@@ -195,11 +202,11 @@ def in_words(error: Exception) -> str:
     if found := re.search(r"Could not override '([^']+)'", message):
         key = found[1].split("@")[0]
         if "is not in struct" in f"{message} {error.__cause__}" or "No match in the defaults list" in message:
-            known = [*keys(compose()), *groups()]
+            known = [*_known_keys(), *groups()]
             return f"{key} is not chosen by default; add it with +{key}=…" if key in known else no_key(key, known)
         return f"{key}: {error.__cause__ or message}".splitlines()[0]
     if found := re.search(r"Key '([^']+)' is not in struct", message):
-        return no_key(found[1], keys(compose()))
+        return no_key(found[1], _known_keys())
     if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
         return f"{found[1]} has several values; train all of them with -m"
     return message.splitlines()[0]

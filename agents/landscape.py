@@ -197,7 +197,7 @@ def behaviour(of_error: Callable[[Tensor], Tensor]) -> tuple[str, str, str]:
     exponent = torch.where(loss == 0, 0, error * slope / loss).amax(-1)  # d log ℓ / d log |e|, of the steeper side
     size = slope.abs().amax(-1)
     influence = "unbounded" if size[1] > 1.01 * size[0] else "bounded" if size[1] > 0.5 * size[0] else "bounded, redescending"
-    return f"{curvature.mean().item():.3g}" if smooth else "kink", _growth(*exponent.tolist()), influence if size.any() else "bounded, redescending"
+    return f"{round(curvature.mean().item(), 6):.3g}" if smooth else "kink", _growth(*exponent.tolist()), influence if size.any() else "bounded, redescending"
 
 
 def _growth(near: float, far: float) -> str:
