@@ -81,6 +81,8 @@ class DQN:
         if getattr(self.target, "needs", ()):
             raise ValueError(f"target {type(self.target).__name__} needs {', '.join(self.target.needs)}, which DQN's replay doesn't keep; choose another")
         for name, regularizer in self.regularizers.items():
+            if name in ("value", "total"):
+                raise ValueError(f"regularizers.{name} would take the place of loss/{name} in the logs; give it another name")
             if lacking := missing(regularizer, OBSERVED):
                 raise ValueError(f"regularizers.{name} needs {', '.join(lacking)}, which DQN doesn't have; leave it out")
         if self.replay.capacity < self.batch_size:

@@ -25,7 +25,7 @@ def _start(command: str, module: str = "agents.command_line") -> None:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # What is imported stays: looking through it for garbage costs a fifth of the start.
+    # What is imported stays: looking through it for garbage costs up to a fifth of the start.
     gc.disable()
     loaded = importlib.import_module(module)
     gc.freeze()

@@ -67,6 +67,12 @@ def test_choices_without_meaning_for_dqn_are_refused(group, choice):
         build(small_config(*_words(**{group: choice})))
 
 
+@pytest.mark.parametrize("name", ["value", "total"])
+def test_a_regulariser_can_not_take_the_value_losss_place(name):
+    with pytest.raises(ConfigError, match=f"regularizers.{name} would take the place of loss/{name}"):
+        build(small_config(f"+loss.regularizer.{name}._target_=rlloss.L2"))
+
+
 def test_regularisers_are_terms_of_the_total():
     agent = build(small_config("loss/regularizer=[l1,l2,value_magnitude]", "loss.regularizer.l2.weight=0.5")).agent
     state = agent.init(torch.Generator().manual_seed(1))
