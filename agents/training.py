@@ -21,7 +21,7 @@ from agents.display import Display, Status
 from agents.environments import Ended, Environment, Episode, Episodes
 from agents.evaluation import Evaluation, evaluate, summary
 from agents.event_log import EventLog
-from agents.machine import raise_malloc_thresholds, threads
+from agents.machine import raise_malloc_thresholds, settled, threads
 from agents.population import Population, unstack
 from rlloss.checks import in_range
 
@@ -95,6 +95,7 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
                 stack.enter_context(run_directory.locked(run.directory))
         training.restore() if resume else training.begin()
         training.compile()
+        stack.enter_context(settled())
         stopped = stack.enter_context(_interruptible())
         training.loop(stopped)
         results = training.finish()

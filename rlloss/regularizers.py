@@ -5,6 +5,7 @@ times the mean of Ω over the batch. An agent asks `missing` before training whe
 for it. The formulas are the functions of `penalties.py`.
 """
 
+import abc
 from collections.abc import Collection, Mapping
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -58,7 +59,7 @@ def missing(regularizer: Regularizer, available: Collection[str]) -> tuple[str, 
 
 
 @frozen
-class Penalty:
+class Penalty(abc.ABC):
     """What all regularisers here share: the weight, the look-up of what they need, the mean.
 
         λ·mean Ω
@@ -83,9 +84,9 @@ class Penalty:
         mean = self.penalty(*(getattr(observed, name) for name in self.needs)).mean()
         return torch.as_tensor(self.weight, dtype=mean.dtype, device=mean.device) * mean
 
+    @abc.abstractmethod
     def penalty(self, *needed: Tensor) -> Tensor:
         """Ω, any shape, of the fields in `needs`, in their order."""
-        raise NotImplementedError
 
 
 @frozen

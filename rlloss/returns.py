@@ -22,6 +22,9 @@ from rlloss.checks import floating, in_range, same_shape
 from rlloss.frozen import frozen
 from rlloss.numbers import like, times
 
+# Rows of a block in `linear_recurrence`.
+BLOCK = 8
+
 
 class Trajectory(NamedTuple):
     """What returns are made of, [time, batch, …] each; see the top of this file.
@@ -52,11 +55,12 @@ class ReturnEstimator(Protocol):
 
 
 def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
-    """The solution of a linear recurrence that runs backwards in time, in log₂ T parallel steps.
+    """The solution of a linear recurrence that runs backwards in time, parallel over blocks of time.
 
         x_t = a_t + b_t·x_{t+1},  x_T = 0
 
-    After k steps x_t holds its first 2ᵏ terms and b_t the product of as many factors.
+    Within a block of L rows it is a chain, x_t = A_t + B_t·x_{t+L}, computed for all blocks at once; what
+    enters a block, the first x of the next one, obeys a recurrence over blocks, solved in the same way.
 
     Args:
         constant: a [time, ...], finite.
@@ -69,19 +73,32 @@ def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
         ValueError: shapes differ.
 
     For: every return below.
-    Source: Hillis and Steele, Data parallel algorithms (1986).
+    Source: Blelloch, Prefix sums and their applications (1990).
     """
     floating(constant=constant, factor=factor)
     same_shape(constant=constant, factor=factor)
-    # Flat, so that a step is one loop over neighbouring numbers, also where a row is short.
-    x, product = constant.flatten(), factor.flatten()
-    length = x.shape[0]
-    shift = length // constant.shape[0] if length else 1
-    while shift < length:
-        x = torch.cat([x[:-shift] + product[: length - shift] * x[shift:], x[-shift:]])
-        product = product[:-shift] * product[shift:] if 2 * shift < length else product
-        shift *= 2
-    return x.unflatten(0, constant.shape)
+    if not constant.numel():
+        return constant
+    return _solved(constant.reshape(len(constant), -1), factor.reshape(len(factor), -1)).reshape(constant.shape)
+
+
+def _solved(constant: Tensor, factor: Tensor) -> Tensor:
+    """`linear_recurrence` of [time, columns]."""
+    time = constant.shape[0]
+    length = min(BLOCK, time)
+    padding = (0, 0, 0, -time % length)
+    # Rows by their place in a block, last place first, [blocks, columns] each.
+    a, b = (torch.nn.functional.pad(x, padding).unflatten(0, (-1, length)).unbind(1)[::-1] for x in (constant, factor))
+    entering = torch.zeros_like(a[0])
+    if time > length:
+        first, product = a[0], b[0]
+        for a_t, b_t in zip(a[1:], b[1:], strict=True):
+            first, product = a_t + b_t * first, b_t * product
+        entering = torch.cat([_solved(first, product)[1:], entering[:1]])
+    x = [entering]
+    for a_t, b_t in zip(a, b, strict=True):
+        x.append(a_t + b_t * x[-1])
+    return torch.stack(x[:0:-1], 1).flatten(0, 1)[:time]
 
 
 def lambda_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_value: Tensor, lambda_: float | Tensor) -> Tensor:

@@ -15,6 +15,7 @@ dataclass with `ScalarHead` as base and one method, `pointwise`; one with anothe
 six members above.
 """
 
+import abc
 import dataclasses
 from typing import Protocol, runtime_checkable
 
@@ -80,7 +81,7 @@ class ScalarTarget:
 
 
 @frozen
-class ScalarHead(ScalarTarget):
+class ScalarHead(ScalarTarget, abc.ABC):
     """The base of losses with one output per value; they add `pointwise`, and `curvature` if it isn't 1.
 
         ℓ = pointwise(x − h(y)),  divided by ℓ″(0) with matched curvature;  V = h⁻¹(x)
@@ -102,9 +103,9 @@ class ScalarHead(ScalarTarget):
         if self.matched_curvature and self.curvature is None:
             raise ValueError(f"matched_curvature needs a curvature at zero, which {type(self).__name__} has not, or doesn't say; leave it false")
 
+    @abc.abstractmethod
     def pointwise(self, error: Tensor) -> Tensor:
         """The loss of an error, elementwise."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method pointwise(self, error)")
 
     def value(self, outputs: Tensor) -> Tensor:
         """The value [...] of outputs [..., 1]: h⁻¹(x)."""

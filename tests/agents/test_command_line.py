@@ -80,6 +80,7 @@ MISTAKES = [
     (["loss/regularizer=[dr3]"], "agent.regularizers.dr3 needs features, next_features, which DQN doesn't have"),
     (["loss/regularizer=[l2]", "loss.regularizer.l2.weight=-1"], "loss.regularizer.l2.weight must be at least 0, got -1"),
     (["loss/regularizer=[l2]", "loss.regularizer.l2.wieght=3"], "there is no key loss.regularizer.l2.wieght; did you mean loss.regularizer.l2.weight?"),
+    (["loss.value._target_=rlloss.ScalarHead"], "abstract method"),
     (["loss/value=c51", "loss.value.delta=3"], "there is no key loss.value.delta; loss.value has bins, vmin, vmax, transform"),
     (["loss/value=hl_gauss", "loss.value.vmin=200"], "loss.value.vmin must be less than vmax, got vmin 200 and vmax 100"),
     (["loss/value=absolute_error", "+loss.value.matched_curvature=true"], "loss.value.matched_curvature needs a curvature at zero"),

@@ -40,7 +40,7 @@ def arrays(data):
     return tuple(tensor.numpy() for tensor in data)
 
 
-@given(st.integers(1, 70), st.integers(0, 1000))
+@given(st.integers(1, 70) | st.integers(500, 600), st.integers(0, 1000))
 def test_the_recurrence_is_the_loop(time, seed):
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(time, 3, 2, generator=generator, dtype=torch.float64), 3 * torch.rand(time, 3, 2, generator=generator, dtype=torch.float64) - 1
@@ -50,12 +50,13 @@ def test_the_recurrence_is_the_loop(time, seed):
         x = a[t] + b[t] * x
         rows.append(x)
     torch.testing.assert_close(linear_recurrence(a, b), torch.stack(rows[::-1]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(linear_recurrence(a[:, 0, 0], b[:, 0, 0]), torch.stack(rows[::-1])[:, 0, 0], rtol=1e-9, atol=1e-9)
 
 
 def test_the_recurrence_takes_few_operations_and_has_gradients():
     a, b = (torch.rand(2048, 8, requires_grad=True) for _ in range(2))
     graph = torch.fx.experimental.proxy_tensor.make_fx(linear_recurrence)(a.detach(), b.detach())
-    assert len(graph.graph.nodes) < 200  # Not 2,048 or more.
+    assert len(graph.graph.nodes) < 256  # Not 2,048 or more.
     small = [torch.rand(9, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     assert torch.autograd.gradcheck(linear_recurrence, small)
 
