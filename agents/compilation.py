@@ -85,13 +85,6 @@ def bind(function: Callable, stacked: Sequence[Any], shared: Sequence[Any] = (),
     return Program(functools.partial(flat, *leaves), lambda outputs: pytree.tree_unflatten([output[None] for output in outputs], outputs_structure))
 
 
-def once(tensor: Tensor) -> Tensor:
-    """The same numbers, computed once and kept: the compiler would compute them anew for each of their readers."""
-    # maximum makes a tensor of its own: taken of a view, as_strided reads from the wrong place when compiled.
-    own = torch.maximum(tensor, tensor)
-    return own.as_strided(own.shape, own.stride())
-
-
 def write_over(old: Any, new: Any) -> None:
     """Copy the leaves of one pytree over those of another, in place.
 

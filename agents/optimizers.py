@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from agents.compilation import once
 from agents.networks import Parameters
 from agents.schedules import Linear, Schedule
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
+from rlloss.numbers import once
 
 
 class Optimizer(Protocol):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.compilation import once
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
+from rlloss.numbers import once
 
 WORD = 4
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from rlloss import pointwise
 from rlloss.checks import floating, in_range, same_shape
 from rlloss.frozen import frozen
-from rlloss.numbers import wide
+from rlloss.numbers import once, wide
 from rlloss.transforms import Identity, Transform
 from rlloss.value_losses import ScalarTarget
 
@@ -132,9 +132,8 @@ class HLGauss(Categorical, ScalarTarget):
         width = (high - low) / (self.bins - 1)
         edges = low + width * (torch.arange(self.bins + 1, dtype=center.dtype, device=center.device) - 0.5)
         center = torch.minimum(torch.maximum(center, low), high)
-        cumulative = torch.erf((edges - center[..., None]) / (self.sigma_ratio * width * math.sqrt(2)))
-        mass = cumulative.diff(dim=-1)
-        return mass / (cumulative[..., -1:] - cumulative[..., :1])
+        cumulative = once(torch.erf((edges - center[..., None]) / (self.sigma_ratio * width * math.sqrt(2))))
+        return cumulative.diff(dim=-1) / (cumulative[..., -1:] - cumulative[..., :1])
 
 
 @frozen
@@ -154,11 +153,11 @@ class C51(Categorical):
     def target(self, reward: Tensor, discount: Tensor, next_outputs: Tensor) -> Tensor:
         """The projected distribution [..., bins] of r + d·Z(s′), for r and d [...] and logits [..., bins]."""
         floating(next_outputs=next_outputs, reward=reward)
-        probabilities = wide(next_outputs).softmax(-1)
+        probabilities = once(wide(next_outputs).softmax(-1))
         same_shape(reward=reward, discount=discount, next_value=probabilities[..., 0])
-        support = self.support(probabilities)
+        support = once(self.support(probabilities))
         moved = two_hot(reward[..., None] + discount[..., None] * support, support)
-        return (probabilities[..., None] * moved).sum(-2).detach()
+        return once((probabilities[..., None] * moved).sum(-2)).detach()
 
     def of_return(self, returns: Tensor) -> Tensor:
         """All probability on a return [...], projected: [..., bins]."""
@@ -242,9 +241,10 @@ def two_hot(value: Tensor, support: Tensor) -> Tensor:
     For: projecting returns on a fixed support without changing their mean.
     Source: Bellemare, Dabney and Munos, arXiv 1707.06887 (Algorithm 1).
     """
-    value = torch.minimum(torch.maximum(value, support[0]), support[-1])[..., None]
-    rising = (value - support[:-1]) / support.diff()
-    # Ends are padded with 1: nothing lies beyond the first number, nor beyond the last.
-    above = torch.nn.functional.pad(rising, (1, 0), value=1.0)
-    below = torch.nn.functional.pad(1 - rising, (0, 1), value=1.0)
-    return torch.minimum(above, below).clamp(min=0)
+    value = once(torch.minimum(torch.maximum(value, support[0]), support[-1]))[..., None]
+    # The support goes on beyond both ends, by any width: no clipped value lies there.
+    width = support.diff()
+    slope = once(1 / torch.cat([width[:1], width, width[-1:]]))
+    neighbour = once(torch.cat([support[:1] - width[:1], support, support[-1:] + width[-1:]]))
+    rising, falling = (value - neighbour[:-2]) * slope[:-1], (neighbour[2:] - value) * slope[1:]
+    return torch.minimum(rising, falling).clamp(min=0)

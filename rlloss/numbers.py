@@ -1,4 +1,4 @@
-"""Hyperparameters as tensors, and the precision that sums over many classes need."""
+"""Hyperparameters as tensors, the precision that sums over many classes need, and what to compute once."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,10 @@ def wide(tensor: Tensor) -> Tensor:
 def times(factor: Tensor, number: Tensor) -> Tensor:
     """factor·number, and 0 where the factor is 0, whatever the number: also an infinite one, or NaN."""
     return torch.where(factor == 0, torch.zeros_like(number), factor * number)
+
+
+def once(tensor: Tensor) -> Tensor:
+    """The same numbers, computed once and kept: the compiler would compute them anew for each of their readers."""
+    # maximum makes a tensor of its own: taken of a view, as_strided reads from the wrong place when compiled.
+    own = torch.maximum(tensor, tensor)
+    return own.as_strided(own.shape, own.stride())

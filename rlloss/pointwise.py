@@ -230,7 +230,7 @@ def robust(error: Tensor, alpha: float | Tensor, scale: float | Tensor) -> Tenso
     b = 2 - a
     log = _log1p_square(x / b.sqrt())
     # Where the power overflows, the loss stops growing, so that its gradient is no NaN.
-    general = 0.5 * b * log * _exprel((0.5 * a * log).clamp(max=80.0))
+    general = 0.5 * b * log * _exprel((0.5 * a * log).clamp(max=math.log(torch.finfo(x.dtype).max) - 0.7))
     near = torch.where(welsch, x, torch.zeros_like(x)).clamp(max=20.0)
     limit = torch.where(welsch, -torch.expm1(-0.5 * near * near), 0.5 * torch.where(square, x, torch.zeros_like(x)) ** 2)
     return torch.where(square | welsch, limit, general)
