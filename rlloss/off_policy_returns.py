@@ -180,6 +180,85 @@ class VTrace:
 
     def __call__(self, trajectory: Trajectory) -> Estimate:
         """Value targets and advantages, without gradient; raises ValueError without ratios."""
-        if trajectory.ratio is None:
-            raise ValueError("VTrace needs the ratios of both policies' probabilities; use GAE where one policy acts and learns")
+        _need_ratio(self, trajectory)
         return v_trace(*trajectory, self.lambda_, self.clip_error, self.clip_trace, self.clip_policy, self.leak)
+
+
+@frozen
+class Retrace:
+    """Retrace as a return estimator; a trajectory's `value` is Q(s, a), its `next_value` V_π(s′).
+
+        y_t = r_t + d_t·(V_π(s′_t) + c_{t+1}·(y_{t+1} − Q(s_{t+1}, a_{t+1}))),  c_t = λ·min(1, w_t);  A_t = y_t − Q(s_t, a_t)
+
+    For: action values from stored sequences, safe for any behaviour.
+    Source: Munos et al., arXiv 1606.02647.
+    """
+
+    lambda_: float = 1.0
+
+    reads = Trajectory
+
+    def __post_init__(self) -> None:
+        in_range("lambda_", self.lambda_, 0, 1)
+
+    def __call__(self, trajectory: Trajectory) -> Estimate:
+        """Value targets and advantages, without gradient; raises ValueError without ratios."""
+        _need_ratio(self, trajectory)
+        returns = retrace(*trajectory, self.lambda_)
+        return Estimate(returns, (returns - trajectory.value).detach())
+
+
+@frozen
+class PengQLambda:
+    """Peng's Q(λ) as a return estimator; a trajectory's `value` is Q(s, a), its `next_value` max_a Q(s′, a).
+
+        y_t = r_t + d_t·((1 − λ)·max_a Q(s′_t, a) + λ·y_{t+1});  A_t = y_t − Q(s_t, a_t)
+
+    For: fast learning with little exploration.
+    Source: Peng and Williams (1996); Kozuno et al., arXiv 2103.00107.
+    """
+
+    lambda_: float = 0.7
+
+    reads = Trajectory
+
+    def __post_init__(self) -> None:
+        in_range("lambda_", self.lambda_, 0, 1)
+
+    def __call__(self, trajectory: Trajectory) -> Estimate:
+        """Value targets and advantages, without gradient."""
+        reward, discount, truncated, value, next_value, _ = trajectory
+        returns = peng_q_lambda(reward, discount, truncated, next_value, self.lambda_)
+        return Estimate(returns, (returns - value).detach())
+
+
+@frozen
+class WatkinsQLambda:
+    """Watkins' Q(λ) as a return estimator: Peng's up to the first action that wasn't greedy.
+
+        y_t = r_t + d_t·((1 − λ_t)·max_a Q(s′_t, a) + λ_t·y_{t+1}),  λ_t = λ·1[w_{t+1} > 0];  A_t = y_t − Q(s_t, a_t)
+
+    A greedy policy's ratio w is 0 exactly for the actions that aren't greedy.
+
+    For: multi-step Q-learning without bias.
+    Source: Watkins, Learning from delayed rewards (1989).
+    """
+
+    lambda_: float = 0.7
+
+    reads = Trajectory
+
+    def __post_init__(self) -> None:
+        in_range("lambda_", self.lambda_, 0, 1)
+
+    def __call__(self, trajectory: Trajectory) -> Estimate:
+        """Value targets and advantages, without gradient; raises ValueError without ratios."""
+        _need_ratio(self, trajectory)
+        reward, discount, truncated, value, next_value, ratio = trajectory
+        returns = watkins_q_lambda(reward, discount, truncated, next_value, ratio > 0, self.lambda_)
+        return Estimate(returns, (returns - value).detach())
+
+
+def _need_ratio(estimator: object, trajectory: Trajectory) -> None:
+    if trajectory.ratio is None:
+        raise ValueError(f"{type(estimator).__name__} needs the ratios of both policies' probabilities; use GAE or TDLambda where one policy acts and learns")

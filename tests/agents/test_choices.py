@@ -13,7 +13,7 @@ from agents.replay import Transitions
 from agents.training import train as train_population
 from tests.conftest import small_config
 
-UNUSABLE = {"loss/target": {"gae", "n_step", "sarsa", "td_lambda", "v_trace"}, "loss/regularizer": {"dr3", "entropy", "feature_norm", "kl"}}
+UNUSABLE = {"loss/target": {"gae", "n_step", "peng_q_lambda", "retrace", "sarsa", "td_lambda", "v_trace", "watkins_q_lambda"}, "loss/regularizer": {"dr3", "entropy", "feature_norm", "kl"}}
 SEAMS = {group: [choice for choice in groups()[group] if choice not in UNUSABLE.get(group, ())] for group in groups() if group.startswith("loss/")}
 DQNS = ("loss/value", "loss/value/transform", "loss/target", "loss/regularizer")
 

@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from agents.compilation import bind
-from rlloss import classification, pointwise
-from rlloss.distributional import C51, HLGauss, QuantileHuber
+from rlloss import actor_losses, classification, penalties, pointwise, policy_gradients
+from rlloss.distributional import C51, HLGauss, QuantileHuber, TwoHot
 from rlloss.off_policy_returns import retrace, v_trace
-from rlloss.policy_gradients import ppo_clip
 from rlloss.returns import gae, lambda_return, n_step_return
 
 pytest.importorskip("pytest_benchmark")
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.speed
 
 SHAPES = [(128, 64), (2048, 8)]
 DISCOUNT, LAMBDA, STEPS, BINS, LOW, HIGH = 0.99, 0.95, 5, 51, -10.0, 10.0
-HISTOGRAM, CATEGORICAL, QUANTILES = HLGauss(BINS, LOW, HIGH), C51(BINS, LOW, HIGH), QuantileHuber(BINS)
+TWO_HOT, HISTOGRAM, CATEGORICAL, QUANTILES = TwoHot(BINS, LOW, HIGH), HLGauss(BINS, LOW, HIGH), C51(BINS, LOW, HIGH), QuantileHuber(BINS)
 
 
 class Case(NamedTuple):
@@ -44,15 +43,44 @@ RETURNS = {
     "v_trace": Case(lambda *x: tuple(v_trace(*x)), "reward discount truncated value next_value ratio"),
     "retrace": Case(lambda *x: retrace(*x, LAMBDA), "reward discount truncated value next_value ratio"),
 }
-LOSSES = {
-    "huber": Case(lambda e: pointwise.huber(e, 1.0), "reward"),
+HEADS = {
+    "two_hot": Case(lambda x, y: TWO_HOT(x, y), "outputs value"),
     "hl_gauss": Case(lambda x, y: HISTOGRAM(x, y), "outputs value"),
     "c51": Case(lambda x, r, d, n: CATEGORICAL(x, CATEGORICAL.target(r, d, n)), "outputs reward discount next_outputs"),
     "quantile_huber": Case(lambda x, r, d, n: QUANTILES(x, QUANTILES.target(r, d, n)), "outputs reward discount next_outputs"),
-    "ppo_clip": Case(lambda p, b, a: ppo_clip(p, b, a, 0.2, 0.2).mean(), "log_probability behaviour_log_probability reward"),
-    "binary_focal": Case(lambda x, y: classification.binary_focal(x, y, 0.25, 2.0), "value label"),
 }
-CASES = {"addition": Case(torch.add, "reward value"), **RETURNS, **LOSSES}
+LOSSES = {
+    "squared_error": Case(pointwise.squared_error, "reward"),
+    "absolute_error": Case(pointwise.absolute_error, "reward"),
+    "huber": Case(lambda e: pointwise.huber(e, 1.0), "reward"),
+    "smooth_l1": Case(lambda e: pointwise.smooth_l1(e, 0.5), "reward"),
+    "pseudo_huber": Case(lambda e: pointwise.pseudo_huber(e, 1.0), "reward"),
+    "log_cosh": Case(pointwise.log_cosh, "reward"),
+    "quantile": Case(lambda e: pointwise.quantile(e, 0.3), "reward"),
+    "expectile": Case(lambda e: pointwise.expectile(e, 0.3), "reward"),
+    "gaussian_nll": Case(pointwise.gaussian_nll, "reward value"),
+    "robust": Case(lambda e: pointwise.robust(e, 0.5, 1.0), "reward"),
+    "binary_cross_entropy": Case(classification.binary_cross_entropy, "probability label"),
+    "binary_cross_entropy_with_logits": Case(classification.binary_cross_entropy_with_logits, "value label"),
+    "binary_focal": Case(lambda x, y: classification.binary_focal(x, y, 0.25, 2.0), "value label"),
+    "cross_entropy": Case(classification.cross_entropy, "distribution distribution"),
+    "cross_entropy_with_logits": Case(classification.cross_entropy_with_logits, "outputs distribution"),
+    "cross_entropy_with_integer_labels": Case(classification.cross_entropy_with_integer_labels, "outputs class"),
+    "focal": Case(lambda x, y: classification.focal(x, y, 1.0, 2.0), "outputs distribution"),
+    "kl_divergence": Case(classification.kl_divergence, "outputs next_outputs"),
+    "policy_gradient": Case(policy_gradients.policy_gradient, "log_probability reward"),
+    "v_trace_policy_gradient": Case(policy_gradients.v_trace_policy_gradient, "log_probability behaviour_log_probability reward"),
+    "ppo_clip": Case(lambda p, b, a: policy_gradients.ppo_clip(p, b, a).mean(), "log_probability behaviour_log_probability reward"),
+    "ppo_kl": Case(policy_gradients.ppo_kl, "log_probability behaviour_log_probability reward"),
+    "spo": Case(policy_gradients.spo, "log_probability behaviour_log_probability reward"),
+    "advantage_weighted_regression": Case(lambda p, a: policy_gradients.advantage_weighted_regression(p, a, 1.0, 20.0), "log_probability reward"),
+    "soft_actor": Case(lambda p, q: actor_losses.soft_actor(p, q, 0.2), "log_probability reward"),
+    "discrete_soft_actor": Case(lambda x, q: actor_losses.discrete_soft_actor(x, q, 0.2), "outputs next_outputs"),
+    "temperature_loss": Case(lambda s, p: actor_losses.temperature_loss(s, p, -1.0), "log_temperature log_probability"),
+    "entropy_bonus": Case(penalties.entropy_bonus, "outputs"),
+    "cql": Case(lambda q, a: penalties.cql(q.flatten(0, 1), a.flatten()), "outputs class"),
+}
+CASES = {"addition": Case(torch.add, "reward value"), **RETURNS, **HEADS, **LOSSES}
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +111,10 @@ def problem(shape):
         "log_probability": probability,
         "behaviour_log_probability": probability + 0.3 * draw(*shape),
         "label": (draw(*shape) > 0).float(),
+        "probability": draw(*shape).sigmoid(),
+        "distribution": draw(*shape, BINS).softmax(-1),
+        "class": torch.randint(BINS, shape, generator=generator),
+        "log_temperature": draw(),
     }
 
 
@@ -103,7 +135,7 @@ def compiled(name, data):
 def ahead_of_time(name, data):
     """As agents compile a whole update: without Python between call and result. Losses are left to that update."""
     if name in LOSSES:
-        pytest.skip("returns only")
+        pytest.skip("returns and heads only")
     stacked = tuple(tensor[None] for tensor in inputs(name, data))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compiling")  # Else it would go on eagerly.
@@ -141,12 +173,20 @@ def rlax_jit(name, data):
         "v_trace": off_policy,
         "retrace": lambda r, d, _, q, n, w: columns(rlax.general_off_policy_returns_from_q_and_v)(q[1:], n, r, d, LAMBDA * np.minimum(1, w[1:])),
         "huber": lambda e: optax.huber_loss(e, delta=1.0),
+        "squared_error": optax.losses.squared_error,
+        "log_cosh": optax.losses.log_cosh,
+        "binary_cross_entropy_with_logits": optax.losses.sigmoid_binary_cross_entropy,
+        "cross_entropy_with_logits": optax.losses.softmax_cross_entropy,
+        "cross_entropy_with_integer_labels": optax.losses.softmax_cross_entropy_with_integer_labels,
+        "two_hot": lambda x, y: optax.losses.softmax_cross_entropy(x, rlax.transform_to_2hot(y, LOW, HIGH, BINS)),
         "hl_gauss": histogram,
         "c51": rows(lambda x, r, d, n: rlax.categorical_td_learning(support, x, r, d, support, n)),
         "quantile_huber": rows(lambda x, r, d, n: rlax.quantile_regression_loss(x, levels, r + d * n, 1.0)),
         "ppo_clip": lambda p, b, a: rlax.clipped_surrogate_pg_loss(np.exp(p - b).ravel(), a.ravel(), 0.2),
         "binary_focal": lambda x, y: optax.sigmoid_focal_loss(x, y, alpha=0.25, gamma=2.0),
     }
+    if name not in functions:
+        pytest.skip(f"neither rlax nor optax has {name}")
     given = [data[key] for key in ("reward", "discount", "values")] if name == "gae" else inputs(name, data)
     program, arrays = jax.jit(functions[name]), [np.asarray(tensor.numpy()) for tensor in given]
     return lambda: jax.block_until_ready(program(*arrays))

@@ -44,7 +44,7 @@ every = pytest.mark.parametrize(("loss", "call"), CALLS, ids=[name(loss) for los
 def test_no_loss_is_forgotten():
     """Every dataclass of the library is called somewhere: here, or as a target, an estimator or a transform in its own test."""
     called = {type(loss) for loss, _ in CALLS} | {type(target) for target in TARGETS}
-    elsewhere = {"GAE", "TDLambda", "NStep", "VTrace", "Identity", "SignedLog", "SignedHyperbolic", "Affine", "PopArt"}
+    elsewhere = {"GAE", "TDLambda", "NStep", "VTrace", "Retrace", "PengQLambda", "WatkinsQLambda", "Identity", "SignedLog", "SignedHyperbolic", "Affine", "PopArt"}
     bases = {"ScalarHead", "Categorical", "Penalty"}
     assert {cls.__name__ for cls in CLASSES} - {cls.__name__ for cls in called} == elsewhere | bases
 

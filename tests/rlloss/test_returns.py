@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlloss.off_policy_returns import VTrace, peng_q_lambda, retrace, v_trace, watkins_q_lambda
+from rlloss.off_policy_returns import PengQLambda, Retrace, VTrace, WatkinsQLambda, peng_q_lambda, retrace, v_trace, watkins_q_lambda
 from rlloss.returns import GAE, NStep, TDLambda, Trajectory, gae, lambda_return, linear_recurrence, n_step_return
 
 TIME, BATCH = 23, 6
@@ -259,6 +259,9 @@ def test_estimators_at_the_seam():
         (TDLambda(0.9), lambda_return(*data[:3], data.next_value, 0.9)),
         (NStep(4), n_step_return(*data[:3], data.next_value, 4)),
         (VTrace(), v_trace(*data).value_target),
+        (Retrace(0.9), retrace(*data, 0.9)),
+        (PengQLambda(0.9), lambda_return(*data[:3], data.next_value, 0.9)),
+        (WatkinsQLambda(0.9), watkins_q_lambda(*data[:3], data.next_value, data.ratio > 0, 0.9)),
     ]:
         torch.testing.assert_close(estimator(data).value_target, target)
     torch.testing.assert_close(GAE(0.9)(data).advantage, TDLambda(0.9)(data).advantage)
