@@ -58,7 +58,7 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
     settings = {field.name: field for field in dataclasses.fields(Run)}
     if missing := [name for name in ("seed", "total_steps", "num_envs", "log_every", "checkpoint_every", "compile", "env", "agent", "evaluation") if name not in config]:
         raise ConfigError(f"the config has no {missing[0]}; don't delete it")
-    _refuse_unknown(config, (*settings, "env", "network", "optimizer", "loss", "compile", "resume"), "")
+    _refuse_unknown(config, (*settings, "env", "network", "head", "optimizer", "loss", "compile", "resume"), "")
     builder = Builder(config)
     environment = builder.build("env")
     if not isinstance(environment, Environment):

@@ -9,7 +9,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.networks import MLP, Network, Parameters
+from agents.heads import Head
+from agents.heads import Linear as LinearHead
+from agents.networks import MLP, Network, Parameters, named, part
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
 from agents.replay import Transitions, UniformReplay
 from agents.schedules import Linear
@@ -55,6 +57,7 @@ class DQN:
     max_gradient_norm: float = 10.0
     epsilon: Linear = Linear(1.0, 0.05, 0.2)
     network: Network = MLP()
+    head: Head = LinearHead()
     optimizer: Optimizer = Adam(schedule=Linear(1.0, 0.0))
     value_loss: ValueLoss = MSE()
     target: Target = DoubleQLearning()
@@ -90,14 +93,20 @@ class DQN:
 
     def init(self, generator: torch.Generator) -> DQNState:
         """The state before the first update: the target network equals the online network."""
-        outputs = int(self.action_space.n) * self.value_loss.outputs
-        parameters = self.network.init(generator, features(self.observation_space), outputs)
+        shape = features(self.observation_space)
+        parameters = self.network.init(generator, shape)
+        parameters |= named("head.", self.head.init(generator, self.network.width(shape), self.shape))
         return DQNState(parameters, {name: p.clone() for name, p in parameters.items()}, self.optimizer.init(parameters))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Actions, and outputs per action."""
+        return int(self.action_space.n), self.value_loss.outputs
 
     def outputs(self, parameters: Parameters, observation: Tensor) -> Tensor:
         """The head's outputs [batch, actions, outputs] for stored observations [batch, …]."""
-        flat = self.network(parameters, encode(self.observation_space, observation))
-        return flat.unflatten(-1, (int(self.action_space.n), self.value_loss.outputs))
+        read = self.network(parameters, encode(self.observation_space, observation))
+        return self.head(part("head.", parameters), read, self.shape)
 
     def act(self, state: DQNState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> Tensor:
         """ε-greedy actions [environments], counted from 0.

@@ -18,13 +18,16 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "silu": torch.nn.function
 
 
 class Network(Protocol):
-    """A function of parameters and encoded observations."""
+    """A function of parameters and encoded observations, to the features that a head reads."""
 
-    def init(self, generator: torch.Generator, features: tuple[int, ...], outputs: int) -> Parameters:
-        """Initial parameters for observations of shape `features` and so many outputs."""
+    def width(self, features: tuple[int, ...]) -> int:
+        """How many features come out for observations of shape `features`."""
+
+    def init(self, generator: torch.Generator, features: tuple[int, ...]) -> Parameters:
+        """Initial parameters for observations of shape `features`."""
 
     def __call__(self, parameters: Parameters, observation: Tensor) -> Tensor:
-        """Outputs [batch, outputs] of encoded observations [batch, *features]."""
+        """Features [batch, width] of encoded observations [batch, *features]."""
 
 
 @frozen
@@ -40,24 +43,40 @@ class MLP:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation}")
 
-    def init(self, generator: torch.Generator, features: tuple[int, ...], outputs: int) -> Parameters:
-        """Weights `layer.weight` and biases `layer.bias` [outputs], layers from 0; for a weight's shape see `linear`."""
-        widths = (math.prod(features), *self.hidden, outputs)
+    def width(self, features: tuple[int, ...]) -> int:
+        """The last hidden width; that of the observation without hidden layers."""
+        return (math.prod(features), *self.hidden)[-1]
+
+    def init(self, generator: torch.Generator, features: tuple[int, ...]) -> Parameters:
+        """Weights `layer.weight` and biases `layer.bias` [width], layers from 0; for a weight's shape see `linear`."""
         parameters = {}
-        for layer, (inputs, width) in enumerate(itertools.pairwise(widths)):
-            bound = inputs**-0.5
-            parameters[f"{layer}.weight"] = torch.empty(sorted((width, inputs))).uniform_(-bound, bound, generator=generator)
-            parameters[f"{layer}.bias"] = torch.empty(width).uniform_(-bound, bound, generator=generator)
+        for layer, (inputs, width) in enumerate(itertools.pairwise((math.prod(features), *self.hidden))):
+            parameters |= named(f"{layer}.", uniform(generator, inputs, width))
         return parameters
 
     def __call__(self, parameters: Parameters, observation: Tensor) -> Tensor:
-        """Outputs [batch, outputs] of observations [batch, *features]."""
-        activation, last = ACTIVATIONS[self.activation], len(self.hidden)
+        """Features [batch, width] of observations [batch, *features]."""
         x = observation.reshape(observation.shape[0], -1)
-        for layer in range(last + 1):
-            x = linear(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
-            x = activation(x) if layer < last else x
+        for layer in range(len(self.hidden)):
+            x = ACTIVATIONS[self.activation](linear(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"]))
         return x
+
+
+def named(prefix: str, parameters: Parameters) -> Parameters:
+    """Parameters with a prefix before each name."""
+    return {f"{prefix}{name}": parameter for name, parameter in parameters.items()}
+
+
+def part(prefix: str, parameters: Parameters) -> Parameters:
+    """The parameters whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): parameter for name, parameter in parameters.items() if name.startswith(prefix)}
+
+
+def uniform(generator: torch.Generator, inputs: int, outputs: int) -> Parameters:
+    """`weight` and `bias` of a `linear` layer, U(±1/√inputs) as in torch.nn.Linear."""
+    bound = inputs**-0.5
+    weight = torch.empty(sorted((outputs, inputs))).uniform_(-bound, bound, generator=generator)
+    return {"weight": weight, "bias": torch.empty(outputs).uniform_(-bound, bound, generator=generator)}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

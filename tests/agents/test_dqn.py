@@ -6,9 +6,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from agents import heads
 from agents.config import build, compose
 from agents.dqn import DQN
-from agents.networks import MLP
+from agents.networks import MLP, part
 from agents.optimizers import Adam
 from agents.replay import Transitions, UniformReplay
 from agents.schedules import Linear
@@ -87,11 +88,15 @@ def test_images_and_categories_are_encoded():
     image = DQN(spaces.Box(0, 255, (4, 4), np.uint8), THREE)
     state = image.init(torch.Generator().manual_seed(0))
     white, share = torch.full((1, 4, 4), 255, dtype=torch.uint8), torch.ones(1, 4, 4)
-    torch.testing.assert_close(image.outputs(state.parameters, white), image.network(state.parameters, share).unflatten(-1, (3, 1)))
+    torch.testing.assert_close(image.outputs(state.parameters, white), _plain(image, state.parameters, share))
     category = DQN(spaces.Discrete(4, start=2), THREE)
     state = category.init(torch.Generator().manual_seed(0))
-    expected = category.network(state.parameters, torch.eye(4)).unflatten(-1, (3, 1))
-    torch.testing.assert_close(category.outputs(state.parameters, torch.tensor([2, 3, 4, 5])), expected)
+    torch.testing.assert_close(category.outputs(state.parameters, torch.tensor([2, 3, 4, 5])), _plain(category, state.parameters, torch.eye(4)))
+
+
+def _plain(agent, parameters, x):
+    """Outputs [batch, 3, 1] of encoded observations."""
+    return agent.head(part("head.", parameters), agent.network(parameters, x), (3, 1))
 
 
 @pytest.mark.parametrize(
@@ -112,14 +117,14 @@ def test_what_makes_no_sense_is_refused(options, message):
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 64), (64, 2), (64, 64), (20, 30), (30, 20), (3, 3), (8, 8), (8, 9), (9, 8), (1, 1)])
 def test_linear_layers_of_every_width_agree_with_torch(inputs, outputs):
-    parameters = MLP(()).init(torch.Generator().manual_seed(0), (inputs,), outputs)
-    weight = parameters["0.weight"] if inputs >= outputs else parameters["0.weight"].T
+    parameters = heads.Linear().init(torch.Generator().manual_seed(0), inputs, (outputs, 1))
+    weight = parameters["weight"] if inputs >= outputs else parameters["weight"].T
     x = torch.randn(7, inputs)
-    torch.testing.assert_close(MLP(())(parameters, x), torch.nn.functional.linear(x, weight, parameters["0.bias"]))
+    torch.testing.assert_close(heads.Linear()(parameters, x, (outputs, 1))[..., 0], torch.nn.functional.linear(x, weight, parameters["bias"]))
 
 
 def test_initial_weights_are_torchs_linear():
-    parameters = MLP((400,)).init(torch.Generator().manual_seed(0), (100,), 7)
+    parameters = MLP((400, 7)).init(torch.Generator().manual_seed(0), (100,))
     assert [tuple(p.shape) for p in parameters.values()] == [(100, 400), (400,), (7, 400), (7,)]
     assert parameters["0.weight"].abs().max() <= 0.1 and parameters["0.weight"].std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
 
