@@ -2,29 +2,34 @@
 
 import math
 from dataclasses import field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.heads import Head
-from agents.heads import Linear as LinearHead
+from agents import heads
+from agents.agent import Metrics
+from agents.batches import Batch, sequences, transitions
+from agents.exploration import EpsilonGreedy, Exploration
 from agents.networks import MLP, Network, Parameters, named, part
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
-from agents.replay import Transitions, UniformReplay
+from agents.replay import Replay, UniformReplay, record
 from agents.schedules import Linear
 from agents.spaces import encode, features, storage
+from agents.streams import normal
 from agents.target_networks import HardCopy, TargetNetwork
-from rlloss import MSE, DoubleQLearning, Observed, Regularizer, Target, ValueLoss, empirical_loss, frozen, missing, total
+from rlloss import MSE, DoubleQLearning, Observed, Regularizer, ReturnEstimator, Target, ValueLoss, empirical_loss, frozen, missing, total
 from rlloss.checks import in_range
+from rlloss.returns import Trajectory
 from rlloss.targets import Step, action_outputs
 
-Metrics = dict[str, Tensor]
-
 # What regularisers may read of a DQN.
-OBSERVED = ("parameters", "action_values", "action")
+OBSERVED = ("parameters", "action_values", "action", "features", "next_features")
+
+# The passes through the network in one update: s online, s′ target, s′ online, s target.
+PASSES = 4
 
 
 class DQNState(NamedTuple):
@@ -33,16 +38,18 @@ class DQNState(NamedTuple):
     parameters: Parameters
     target_parameters: Parameters
     optimizer: NamedTuple
+    replay: Any
 
 
 @frozen
 class DQN:
-    """Deep Q-network with any value loss, target, network, optimiser and target-network rule.
+    """Deep Q-network with any value loss, target, network, head, replay, exploration, optimiser and target-network rule.
 
-        θ ← θ − η ∇ (1/n Σ ℓ(Q(s, a; θ), y) + Σₖ λₖΩₖ),  y by `target` from the target network θ⁻
+        θ ← θ − η ∇ (1/n Σ w·ℓ(Q(s, a; θ), y) + Σₖ λₖΩₖ),  y by `target` from the target network θ⁻
 
-    Floats may differ between the runs of a population, everything else is structure. Counts of steps
-    are environment steps; of each `update_every`, `updates_per_step` gradient steps follow.
+    One-step targets look `steps` rewards ahead. Targets over trajectories are made for all rows of sequences of
+    length `steps`, for the greedy policy. Floats may differ between the runs of a population, everything else is structure.
+    Counts of steps are environment steps; every `update_every` of them, `updates_per_step` gradient steps are made.
 
     Source: Mnih et al., Human-level control through deep reinforcement learning (2015).
     """
@@ -50,39 +57,38 @@ class DQN:
     observation_space: spaces.Space
     action_space: spaces.Space
     discount: float = 0.99
+    steps: int = 1
     batch_size: int = 128
     learning_starts: int = 1000
     update_every: int = 1
     updates_per_step: int = 1
     max_gradient_norm: float = 10.0
-    epsilon: Linear = Linear(1.0, 0.05, 0.2)
+    exploration: Exploration = EpsilonGreedy()
     network: Network = MLP()
-    head: Head = LinearHead()
+    head: heads.Head = heads.Linear()
     optimizer: Optimizer = Adam(schedule=Linear(1.0, 0.0))
     value_loss: ValueLoss = MSE()
-    target: Target = DoubleQLearning()
+    target: Target | ReturnEstimator = DoubleQLearning()
     target_network: TargetNetwork = HardCopy()
-    replay: UniformReplay = UniformReplay()
+    replay: Replay = UniformReplay()
     regularizers: dict[str, Regularizer] = field(default_factory=dict)
-
-    exploration_numbers = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(f"DQN needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
         storage(self.observation_space)
+        self.network.width(features(self.observation_space))
         in_range("discount", self.discount, 0, 1)
+        in_range("steps", self.steps, 1)
         in_range("batch_size", self.batch_size, 1)
         in_range("learning_starts", self.learning_starts, 0)
         in_range("update_every", self.update_every, 1)
         in_range("updates_per_step", self.updates_per_step, 1)
         in_range("max_gradient_norm", self.max_gradient_norm, 0, math.inf, above=True)
-        in_range("epsilon.start", self.epsilon.start, 0, 1)
-        in_range("epsilon.end", self.epsilon.end, 0, 1)
-        if getattr(self.target, "reads", Step) is not Step:
-            raise ValueError(f"target {type(self.target).__name__} needs whole trajectories, which DQN's replay doesn't keep; choose a one-step target")
-        if getattr(self.target, "needs", ()):
-            raise ValueError(f"target {type(self.target).__name__} needs {', '.join(self.target.needs)}, which DQN's replay doesn't keep; choose another")
+        if self.on_trajectories and self.steps < 2:
+            raise ValueError(f"steps must be at least 2 for {type(self.target).__name__}, which looks along sequences of that length, got {self.steps}")
+        if lacking := set(getattr(self.target, "needs", ())) - {"next_action"}:
+            raise ValueError(f"target {type(self.target).__name__} needs {', '.join(sorted(lacking))}, which DQN's replay doesn't keep; choose another")
         for name, regularizer in self.regularizers.items():
             if name in ("value", "total"):
                 raise ValueError(f"regularizers.{name} would take the place of loss/{name} in the logs; give it another name")
@@ -91,56 +97,94 @@ class DQN:
         if self.replay.capacity < self.batch_size:
             raise ValueError(f"replay.capacity {self.replay.capacity} is smaller than batch_size {self.batch_size}; raise the one or lower the other")
 
-    def init(self, generator: torch.Generator) -> DQNState:
-        """The state before the first update: the target network equals the online network."""
-        shape = features(self.observation_space)
-        parameters = self.network.init(generator, shape)
-        parameters |= named("head.", self.head.init(generator, self.network.width(shape), self.shape))
-        return DQNState(parameters, {name: p.clone() for name, p in parameters.items()}, self.optimizer.init(parameters))
+    @property
+    def on_trajectories(self) -> bool:
+        """Whether the target looks along sequences."""
+        return getattr(self.target, "reads", Step) is Trajectory
+
+    @property
+    def layout(self) -> np.dtype:
+        """How a transition is stored."""
+        return record(*storage(self.observation_space))
 
     @property
     def shape(self) -> tuple[int, int]:
         """Actions, and outputs per action."""
         return int(self.action_space.n), self.value_loss.outputs
 
-    def outputs(self, parameters: Parameters, observation: Tensor) -> Tensor:
-        """The head's outputs [batch, actions, outputs] for stored observations [batch, …]."""
-        read = self.network(parameters, encode(self.observation_space, observation))
-        return self.head(part("head.", parameters), read, self.shape)
+    @property
+    def noise(self) -> int:
+        """Normal random numbers that one pass through the head takes, rounded up to pairs."""
+        return -(-self.head.numbers(self.network.width(features(self.observation_space)), self.shape) // 2) * 2
 
-    def act(self, state: DQNState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> Tensor:
-        """ε-greedy actions [environments], counted from 0.
+    @property
+    def acting_numbers(self) -> tuple[int, int]:
+        """Uniform random numbers that acting takes: for each environment, and for all of a run together."""
+        return self.exploration.numbers(self.shape[0]), self.noise
+
+    @property
+    def learning_numbers(self) -> int:
+        """Uniform random numbers that one update takes: where the batch lies, and noise for each pass."""
+        return self.batch_size + PASSES * self.noise
+
+    def init(self, generator: torch.Generator, slots: int) -> DQNState:
+        """The state before the first update, with memory for so many records: the target network equals the online network."""
+        shape = features(self.observation_space)
+        parameters = self.network.init(generator, shape)
+        parameters |= named("head.", self.head.init(generator, self.network.width(shape), self.shape))
+        copy = {name: p.clone() for name, p in parameters.items()}
+        return DQNState(parameters, copy, self.optimizer.init(parameters), self.replay.init(slots))
+
+    def features(self, parameters: Parameters, observation: Tensor) -> Tensor:
+        """What the head reads, [batch, width], of stored observations [batch, …]."""
+        return self.network(parameters, encode(self.observation_space, observation))
+
+    def outputs(self, parameters: Parameters, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The head's outputs [batch, actions, outputs] for stored observations [batch, …]."""
+        return self.head(part("head.", parameters), self.features(parameters, observation), self.shape, noise)
+
+    def act(self, state: DQNState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions [environments], counted from 0, and the probabilities with which they were chosen.
 
         Args:
             state: the learner.
             observation: [environments, …].
-            uniforms: [environments, 2] in [0, 1): whether to explore, and where to.
+            uniforms: flat, `acting_numbers`, in [0, 1).
             progress: share of the training done, 0-dim.
-            explore: 1 to explore with ε of the schedule, 0 for the greedy policy, 0-dim.
+            explore: 1 to explore, 0 for the greedy policy, 0-dim.
         """
-        values = self.value_loss.value(self.outputs(state.parameters, observation))
-        greedy, actions = values.argmax(-1), values.shape[-1]
-        anywhere = (uniforms[:, 1] * actions).long().clamp(max=actions - 1)
-        return torch.where(uniforms[:, 0] < explore * self.epsilon(progress), anywhere, greedy)
+        each = len(observation) * self.acting_numbers[0]
+        noise = explore * normal(uniforms[each:]) if self.noise else None
+        values = self.value_loss.value(self.outputs(state.parameters, observation, noise))
+        return self.exploration(values, uniforms[:each].unflatten(0, (len(observation), -1)) if each else uniforms, progress, explore)
 
-    def update(self, state: DQNState, batch: Transitions, progress: Tensor) -> tuple[DQNState, Metrics]:
+    def update(self, state: DQNState, memory: Tensor, uniforms: Tensor, added: Tensor, progress: Tensor) -> tuple[DQNState, Metrics]:
+        """One gradient step on a batch drawn from memory [environments, length, words], and what can be told of it."""
+        shape = tuple(memory.shape[:2])
+        drawn = self.replay.draw(state.replay, uniforms[: self.batch_size], shape, added, progress)
+        if self.on_trajectories:
+            batch = sequences(memory, drawn, added, self.layout, self.discount, self.steps)
+        else:
+            batch = transitions(memory, drawn, added, self.layout, self.discount, self.steps, "next_action" in getattr(self.target, "needs", ()))
+        noise = normal(uniforms[self.batch_size :].float()).chunk(PASSES) if self.noise else (None,) * PASSES
+        state, metrics = self.learn(state, batch, progress, noise)
+        # Of a sequence its first row is what was drawn.
+        return state._replace(replay=self.replay.learned(state.replay, drawn, shape[1], metrics["td_error"][: self.batch_size])), metrics
+
+    def learn(self, state: DQNState, batch: Batch, progress: Tensor, noise: tuple[Tensor | None, ...] = (None,) * PASSES) -> tuple[DQNState, Metrics]:
         """One gradient step on a batch, and what can be told of it."""
-        step = Step(
-            batch.reward,
-            self.discount * (1 - batch.terminated),
-            batch.action,
-            target=lambda: self.outputs(state.target_parameters, batch.next_observation),
-            online=lambda: self.outputs(state.parameters, batch.next_observation),
-            current=lambda: self.outputs(state.target_parameters, batch.observation),
-        )
-        target = self.target(self.value_loss, step)
+        target = (self._return_target if self.on_trajectories else self._step_target)(state, batch, noise)
+        reads_next = any("next_features" in regularizer.needs for regularizer in self.regularizers.values())
 
         def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor]]:
-            everything = self.outputs(parameters, batch.observation)
+            read = self.features(parameters, batch.observation)
+            everything = self.head(part("head.", parameters), read, self.shape, noise[0])
             outputs = action_outputs(everything, batch.action)
-            observed = Observed(parameters, self.value_loss.value(everything), batch.action)
+            following = self.features(parameters, batch.next_observation) if reads_next else None
+            observed = Observed(parameters, self.value_loss.value(everything), batch.action, read, following)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
-            loss, terms = total({"value": empirical_loss(self.value_loss(outputs, target)), **penalties})
+            value = empirical_loss(self.value_loss(outputs, target), batch.weight, batch.mask)
+            loss, terms = total({"value": value, **penalties})
             return loss, (terms, outputs)
 
         gradient, (loss, (terms, outputs)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
@@ -153,7 +197,30 @@ class DQN:
         metrics |= {"gradient/norm": norm, "td_error": td_error, "value": value}
         if hasattr(self.value_loss, "linear_zone"):
             metrics["linear_zone"] = self.value_loss.linear_zone(outputs, target)
-        return DQNState(parameters, tracked, optimizer), metrics
+        return state._replace(parameters=parameters, target_parameters=tracked, optimizer=optimizer), metrics
+
+    def _step_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...]) -> Tensor:
+        step = Step(
+            batch.reward,
+            batch.discount,
+            batch.action,
+            target=lambda: self.outputs(state.target_parameters, batch.next_observation, noise[1]),
+            online=lambda: self.outputs(state.parameters, batch.next_observation, noise[2]),
+            current=lambda: self.outputs(state.target_parameters, batch.observation, noise[3]),
+            next_action=batch.next_action,
+        )
+        return self.target(self.value_loss, step)
+
+    def _return_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...]) -> Tensor:
+        """Targets [steps · batch] of the policy that is greedy to the target network."""
+        with torch.no_grad():
+            values = self.value_loss.value(self.outputs(state.target_parameters, batch.observation, noise[3]))
+            following = self.value_loss.value(self.outputs(state.target_parameters, batch.next_observation, noise[1]))
+            value = values.gather(-1, batch.action[:, None]).squeeze(-1)
+            ratio = (batch.action == values.argmax(-1)) / batch.probability
+            rows = (batch.reward, batch.discount, batch.truncated, value, following.amax(-1), ratio)
+            estimate = self.target(Trajectory(*(row.unflatten(0, (self.steps, -1)) for row in rows)))
+            return self.value_loss.of_return(estimate.value_target.flatten())
 
     @property
     def refresh_every(self) -> int:
@@ -166,10 +233,7 @@ class DQN:
 
     def schedules(self, progress: Tensor) -> dict[str, float]:
         """What the schedules say at this progress, by TensorBoard tag."""
-        return {
-            "schedule/epsilon": float(self.epsilon(progress)),
-            "schedule/learning_rate": float(self.optimizer.rate(progress)),
-        }
+        return self.exploration.schedules(progress) | {"schedule/learning_rate": float(self.optimizer.rate(progress))}
 
     def report(self, metrics: Metrics) -> dict[str, float]:
         """The metrics of one update as numbers, by TensorBoard tag."""

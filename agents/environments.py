@@ -95,7 +95,8 @@ class Episodes:
         # Views made once: making one costs as much as a small copy.
         flat = self.records.reshape(-1)
         self._observation, self._next_observation, self._action = (self.records[name] for name in ("observation", "next_observation", "action"))
-        self._reward, self._terminated = flat["reward"], flat["terminated"]
+        self._probability = self.records["probability"]
+        self._reward, self._terminated, self._truncated = (flat[name] for name in ("reward", "terminated", "truncated"))
         self._successors = [flat["next_observation"][place : place + 1] for place in range(len(flat))]
 
     def begin(self) -> None:
@@ -103,10 +104,11 @@ class Episodes:
         for place in range(len(self.environments)):
             self._start(place, 0)
 
-    def step(self, actions: np.ndarray) -> list[Ended]:
-        """Take actions [runs, environments], counted from 0; returns the episodes that ended."""
+    def step(self, actions: np.ndarray, probabilities: np.ndarray) -> list[Ended]:
+        """Take actions [runs, environments], counted from 0, chosen with these probabilities; returns the episodes that ended."""
         actions = actions.reshape(self._action.shape)
         self._action[...] = actions
+        self._probability[...] = probabilities.reshape(self._action.shape)
         self._observation[...] = self.observation
         ended = []
         # Environments get NumPy's integers, which a Discrete space checks faster than Python's.
@@ -115,6 +117,7 @@ class Episodes:
             self._successors[place][0] = observation
             self._reward[place] = reward
             self._terminated[place] = terminated
+            self._truncated[place] = truncated
             episode = self.running[place]
             episode.actions.append(action)
             episode.episode_return += float(reward)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from agents import replay
+from agents.agent import Agent
 from agents.compilation import Program, bind
-from agents.replay import decode, record
 from agents.spaces import storage
 from agents.streams import Uniforms, torch_generator
 
@@ -37,21 +38,22 @@ class Population:
     Tensors are [runs, …]. The programs are one run's pure functions under `torch.func.vmap`.
     """
 
-    def __init__(self, agents: Sequence[Any], seeds: Sequence[int], num_envs: int, *, compile: bool, say: Callable[[str], None]) -> None:
-        self.agents, self.runs = list(agents), len(seeds)
-        self.structure = agents[0]
+    def __init__(self, agents: Sequence[Agent], seeds: Sequence[int], num_envs: int, *, compile: bool, say: Callable[[str], None]) -> None:
+        self.structure, self.runs = agents[0], len(seeds)
         # All hyperparameters in one tensor: each input costs time at every call.
         leaves, self._agent_structure = pytree.tree_flatten(stack(agents))
         self.hyperparameters = torch.stack(leaves, -1)
-        self.learner = stack([agent.init(torch_generator(seed, "initial weights")) for agent, seed in zip(agents, seeds, strict=True)])
         shape, dtype = storage(self.structure.observation_space)
-        self.layout = record(shape, dtype)
-        self.memory = self.structure.replay.init(self.runs, self.layout)
-        self.exploration = Uniforms(seeds, "exploration", (num_envs, self.structure.exploration_numbers))
-        self.sampling = Uniforms(seeds, "replay", (self.structure.batch_size,), np.float64)
+        self.layout = self.structure.layout
+        self.memory = replay.memory(self.structure.replay, self.runs, num_envs, self.layout)
+        slots = self.memory.shape[1] * self.memory.shape[2]
+        self.learner = stack([agent.init(torch_generator(seed, "initial weights"), slots) for agent, seed in zip(agents, seeds, strict=True)])
+        each, together = self.structure.acting_numbers
+        self.exploration = Uniforms(seeds, "exploration", (num_envs * each + together,))
+        self.sampling = Uniforms(seeds, "replay", (self.structure.learning_numbers,), np.float64)
         self.observation = torch.zeros(self.runs, num_envs, *shape, dtype=dtype)
-        self.uniforms = torch.zeros(self.runs, num_envs, self.structure.exploration_numbers)
-        self.draws = torch.zeros(self.runs, self.structure.batch_size, dtype=torch.float64)
+        self.uniforms = torch.zeros(self.runs, num_envs * each + together)
+        self.draws = torch.zeros(self.runs, self.structure.learning_numbers, dtype=torch.float64)
         self.added, self.progress, self.explore = torch.zeros((), dtype=torch.float64), torch.zeros(()), torch.ones(())
         self.metrics = {}
         self.words, self._uniforms, self._draws = self.memory.numpy(), self.uniforms.numpy(), self.draws.numpy()
@@ -73,8 +75,7 @@ class Population:
     @functools.cached_property
     def _update(self) -> Program:
         def update(learner, hyperparameters, memory, draws, added, progress):
-            agent = self._agent(hyperparameters)
-            return agent.update(learner, decode(agent.replay.sample(memory, draws, added), self.layout), progress)
+            return self._agent(hyperparameters).update(learner, memory, draws, added, progress)
 
         stacked = (self.learner, self.hyperparameters, self.memory, self.draws)
         return self._program(update, stacked, (self.added, self.progress), donate=True, compile=self._compile)
@@ -93,11 +94,12 @@ class Population:
     def _program(self, function: Callable, stacked: tuple, shared: tuple, *, donate: bool, compile: bool) -> Program:
         return bind(function, stacked, shared, donate=donate, compile=compile, name=function.__name__, say=self._say)
 
-    def act(self, position: int, progress: float) -> np.ndarray:
-        """Actions [runs, environments] for what `observation` holds, exploring with the streams' numbers there."""
+    def act(self, position: int, progress: float) -> tuple[np.ndarray, np.ndarray]:
+        """Actions [runs, environments] for what `observation` holds, exploring with the streams' numbers there, and their probabilities."""
         self._progress[...] = progress
         self._uniforms[...] = self.exploration[position]
-        return self._act.run()[0].numpy()
+        action, probability = self._act.run()
+        return action.numpy(), probability.numpy()
 
     def act_greedily(self, progress: float) -> np.ndarray:
         """Actions [runs, environments] for what `observation` holds, without exploring."""
@@ -106,6 +108,10 @@ class Population:
         actions = self._act.run()[0].numpy()
         self._explore[...] = 1
         return actions
+
+    def store(self, time: int, records: np.ndarray) -> None:
+        """Keep the records [runs, environments, words] of one step, the `time`-th."""
+        self.structure.replay.write(self.words, time, records, self.learner.replay)
 
     def sample(self, position: int, added: int) -> None:
         """Draw the batch of the next update, `position` updates after the start, from `added` transitions."""

@@ -1,15 +1,18 @@
-"""Replay memory: one preallocated tensor of packed records, one write a step, one gather a batch.
+"""Replay memory: preallocated tensors of packed records, one write a step, one gather a batch.
 
 A transition is one record of 32-bit words, so that drawing one touches one stretch of memory and not
-five. NumPy sees a record by its fields, torch sees words and reinterprets their bits.
+seven. NumPy sees a record by its fields, torch sees words and reinterprets their bits. Every environment has a
+ring of its own, so that what follows a record in its ring followed it in time.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agents import priorities
+from agents.schedules import Linear, Schedule
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
 from rlloss.numbers import once
@@ -18,38 +21,67 @@ WORD = 4
 
 
 class Transitions(NamedTuple):
-    """A batch of one-step transitions, first dimension [batch].
+    """One-step transitions, the first dimensions are those of the batch.
 
-    `terminated` is 1 where the environment ended the episode, and 0 where only time ran out:
-    `next_observation` is then the true last observation, whose value is bootstrapped.
+    `terminated` is 1 where the environment ended the episode; `truncated` where only time ran out:
+    `next_observation` is then the true last observation, whose value is bootstrapped. `probability` is
+    that with which the behaviour chose the action.
     """
 
     observation: Tensor
     action: Tensor
     reward: Tensor
     terminated: Tensor
+    truncated: Tensor
+    probability: Tensor
     next_observation: Tensor
 
 
 def record(shape: tuple[int, ...], dtype: torch.dtype) -> np.dtype:
     """The layout of one transition for observations of this shape and dtype; every field starts on a word."""
-    observation = np.dtype((str(dtype).removeprefix("torch."), shape))
-    formats = [observation, np.dtype("int32"), np.dtype("float32"), np.dtype("float32"), observation]
+    observation, number = np.dtype((str(dtype).removeprefix("torch."), shape)), np.dtype("float32")
+    formats = [observation, np.dtype("int32"), number, number, number, number, observation]
     sizes = [-(-field.itemsize // WORD) * WORD for field in formats]
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
     return np.dtype({"names": Transitions._fields, "formats": formats, "offsets": offsets, "itemsize": sum(sizes)})
 
 
 def decode(words: Tensor, layout: np.dtype) -> Transitions:
-    """The fields of records [batch, words]."""
+    """The fields of records [..., words]."""
     fields = []
     for name in Transitions._fields:
         field, offset = layout.fields[name][:2]
         dtype = getattr(torch, field.base.name)
-        part = words[:, offset // WORD : offset // WORD + -(-field.itemsize // WORD)].view(dtype)
-        part = part[:, : field.itemsize // field.base.itemsize]
-        fields.append(part.reshape(words.shape[0], *field.shape))
+        part = words[..., offset // WORD : offset // WORD + -(-field.itemsize // WORD)].view(dtype)
+        part = part[..., : field.itemsize // field.base.itemsize]
+        fields.append(part.reshape(*words.shape[:-1], *field.shape))
     return Transitions(*fields)._replace(action=fields[1].long())
+
+
+class Drawn(NamedTuple):
+    """Where the rows of a batch lie in memory [batch], and how much each counts; None for 1."""
+
+    environment: Tensor
+    slot: Tensor
+    weight: Tensor | None = None
+
+
+class Replay(Protocol):
+    """Which transitions are kept, and which are drawn. Its state is a pytree of tensors, part of the learner's."""
+
+    capacity: int
+
+    def init(self, slots: int) -> Any:
+        """The state before the first transition, for a memory of so many records."""
+
+    def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: Any) -> None:
+        """Write records [runs, environments, words] over the oldest of `memory` [runs, environments, length, words]."""
+
+    def draw(self, state: Any, uniforms: Tensor, shape: tuple[int, int], added: Tensor, progress: Tensor) -> Drawn:
+        """Where a batch lies in one run's memory of this shape (environments, length)."""
+
+    def learned(self, state: Any, drawn: Drawn, length: int, td_error: Tensor) -> Any:
+        """The state after a batch was learned with these errors [batch]."""
 
 
 @frozen
@@ -61,30 +93,98 @@ class UniformReplay:
     def __post_init__(self) -> None:
         in_range("capacity", self.capacity, 1)
 
-    def init(self, runs: int, layout: np.dtype) -> Tensor:
-        """Empty memories [runs, capacity, words]."""
-        # NumPy asks the kernel for huge pages, which suit random reads from a large memory; torch doesn't.
-        return torch.from_numpy(np.zeros((runs, self.capacity, layout.itemsize // WORD), np.int32))
+    def init(self, slots: int) -> tuple[()]:
+        """Nothing."""
+        return ()
 
-    def write(self, memory: np.ndarray, added: int, records: np.ndarray) -> None:
-        """Write records [runs, environments, words] over the oldest of `memory` [runs, capacity, words].
+    def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: Any) -> None:
+        """Write records [runs, environments, words] over the oldest of `memory` [runs, environments, length, words]."""
+        memory[:, :, time % memory.shape[2]] = records
 
-        `added` is how many were written to each run before. With more environments than capacity
-        the last ones stay.
-        """
-        count, start = records.shape[1], added % self.capacity
-        if start + count <= self.capacity:
-            memory[:, start : start + count] = records
-        else:
-            memory[:, np.arange(start, start + count) % self.capacity] = records
-
-    def sample(self, memory: Tensor, uniforms: Tensor, added: Tensor) -> Tensor:
-        """Records [batch, words] of one run's memory [capacity, words].
+    def draw(self, state: Any, uniforms: Tensor, shape: tuple[int, int], added: Tensor, progress: Tensor) -> Drawn:
+        """Where a batch lies in one run's memory.
 
         Args:
-            memory: of which the first min(added, capacity) records have been written.
+            state: nothing.
             uniforms: [batch] in [0, 1), float64, so that every record can be met.
-            added: how many were written in all, 0-dim, float64.
+            shape: environments, and length of the memory.
+            added: how many records were written for each environment in all, 0-dim, float64.
+            progress: ignored.
         """
-        words = memory[(uniforms * added.clamp(max=self.capacity)).long()]
-        return once(words)
+        filled = added.clamp(1, shape[1])  # A program is made, and tried, while memory is empty.
+        place = (uniforms * (filled * shape[0])).long()
+        return Drawn(place // filled.long(), place % filled.long())
+
+    def learned(self, state: Any, drawn: Drawn, length: int, td_error: Tensor) -> Any:
+        """The state unchanged."""
+        return state
+
+
+class Priorities(NamedTuple):
+    """The priority pᵅ of every record, 0 for those not written, and the highest that there was."""
+
+    priority: Tensor
+    highest: Tensor
+
+
+@frozen
+class PrioritizedReplay:
+    """The last `capacity` transitions, drawn in proportion to a power of their last error.
+
+        P(i) = pᵢ / Σₖ pₖ,  pᵢ = (|δᵢ| + ε)^α;   wᵢ = (N·P(i))^−β / maxⱼ wⱼ
+
+    New transitions have the highest priority that there was. The weights w correct for the preference, the
+    more the larger β, a schedule; `empirical_loss` applies them to any value loss. The batch is stratified.
+
+    Source: Schaul et al., Prioritized experience replay, arXiv 1511.05952.
+    """
+
+    capacity: int = 50_000
+    alpha: float = 0.6
+    beta: Schedule = Linear(0.4, 1.0)
+    smallest: float = 1e-6
+
+    def __post_init__(self) -> None:
+        in_range("capacity", self.capacity, 1)
+        in_range("alpha", self.alpha, 0, 1)
+        in_range("smallest", self.smallest, 0, above=True)
+
+    def init(self, slots: int) -> Priorities:
+        """No record has a priority yet."""
+        return Priorities(torch.zeros(-(-slots // priorities.BLOCK) * priorities.BLOCK), torch.ones(()))
+
+    def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: Priorities) -> None:
+        """Write records as `UniformReplay` does, each with the highest priority."""
+        environments, length = memory.shape[1:3]
+        memory[:, :, time % length] = records
+        state.priority.numpy()[:, time % length : environments * length : length] = state.highest.numpy()[:, None]
+
+    def draw(self, state: Priorities, uniforms: Tensor, shape: tuple[int, int], added: Tensor, progress: Tensor) -> Drawn:
+        """Where a batch lies in one run's memory, and its weights; arguments as in `UniformReplay`."""
+        batch = uniforms.shape[0]
+        strata = (torch.arange(batch, dtype=uniforms.dtype, device=uniforms.device) + uniforms) / batch
+        place, share = priorities.draw(state.priority, strata)
+        weight = (share * (added.clamp(max=shape[1]) * shape[0])) ** -self.beta(progress)
+        weight = once((weight / weight.max()).float())
+        return Drawn(place // shape[1], place % shape[1], weight)
+
+    def learned(self, state: Priorities, drawn: Drawn, length: int, td_error: Tensor) -> Priorities:
+        """The state with the priorities of a batch renewed from its errors [batch]."""
+        priority = (td_error.abs() + self.smallest) ** self.alpha
+        renewed = state.priority.index_put((drawn.environment * length + drawn.slot,), priority)
+        return Priorities(renewed, torch.maximum(state.highest, priority.max()))
+
+
+def memory(replay: Replay, runs: int, environments: int, layout: np.dtype) -> Tensor:
+    """Empty memories [runs, environments, length, words] that hold at most the replay's capacity a run."""
+    # NumPy asks the kernel for huge pages, which suit random reads from a large memory; torch doesn't.
+    return torch.from_numpy(np.zeros((runs, environments, replay.capacity // environments, layout.itemsize // WORD), np.int32))
+
+
+def rows(memory: Tensor, drawn: Drawn, span: int, added: Tensor) -> tuple[Tensor, Tensor]:
+    """`span` records from each drawn one on [batch, span, words], and whether each has been written yet, bool [batch, span]."""
+    length = memory.shape[1]
+    following = torch.arange(span, device=memory.device)
+    left = (added.long() - 1 - drawn.slot) % length  # how many records of the ring came after this one
+    slots = (drawn.slot[:, None] + following) % length
+    return once(memory[drawn.environment[:, None], slots]), following <= left[:, None]

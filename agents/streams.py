@@ -56,3 +56,10 @@ class Uniforms:
                 self.numbers[:, run] = generator(seed, self.name, block).random((self.rows, *self.shape), self.dtype)
             self.block = block
         return self.numbers[row]
+
+
+def normal(uniforms: torch.Tensor) -> torch.Tensor:
+    """As many normal numbers as uniform ones [2n], by the method of Box and Muller (1958)."""
+    first, second = uniforms.chunk(2)
+    radius, angle = (-2 * torch.log(1 - first)).sqrt(), 2 * torch.pi * second
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])

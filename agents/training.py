@@ -17,6 +17,7 @@ from rich.console import Console
 from torch.utils import _pytree as pytree
 
 from agents import run_directory
+from agents.agent import Agent
 from agents.display import Display, Status
 from agents.environments import Ended, Environment, Episode, Episodes
 from agents.evaluation import Evaluation, evaluate, summary
@@ -26,7 +27,7 @@ from agents.population import Population, unstack
 from rlloss.checks import in_range
 
 # Counts up when a checkpoint would go on otherwise than the code that wrote it.
-FORMAT = 1
+FORMAT = 2
 
 PHASES = ("act", "step", "store", "sample", "update", "log")
 
@@ -38,7 +39,7 @@ class Run:
     `directory` None writes nothing; `config` is what the run was built from, kept for the record.
     """
 
-    agent: Any
+    agent: Agent
     environment: Environment
     seed: int = 0
     total_steps: int = 50_000
@@ -163,24 +164,24 @@ class Training:
     def loop(self, stopped: Callable[[], bool]) -> None:
         """Act, step, store, sample, update, log, until the last step or until stopped."""
         agent, population, episodes, watch = self.agent, self.population, self.episodes, self.watch
-        replay, num_envs, total_steps = agent.replay, self.settings.num_envs, self.settings.total_steps
+        num_envs, total_steps = self.settings.num_envs, self.settings.total_steps
         started = watch.start() - self.wall_seconds
         self._resumed = self._logged = (self.step, self.updates, self.wall_seconds)
         while self.step < total_steps and not stopped():
             progress = self.step / total_steps
-            actions = population.act(self.step // num_envs, progress)
+            actions, probabilities = population.act(self.step // num_envs, progress)
             watch.lap("act")
 
-            ended = episodes.step(actions)
+            ended = episodes.step(actions, probabilities)
             watch.lap("step")
 
-            replay.write(population.words, self.step, episodes.words)
+            population.store(self.step // num_envs, episodes.words)
             episodes.advance()
             self.step += num_envs
             watch.lap("store")
 
             for _ in range(self._updates_due()):
-                population.sample(self.updates, self.step)
+                population.sample(self.updates, self.step // num_envs)
                 watch.lap("sample")
                 population.update(progress)
                 self.updates += 1
@@ -261,9 +262,9 @@ class Training:
                 run_directory.drop_checkpoints(run.directory, keep=self.step)
 
     def _tensors(self, index: int) -> dict[str, torch.Tensor]:
-        filled = min(self.step, self.agent.replay.capacity)
+        filled = min(self.step // self.settings.num_envs, self.population.memory.shape[2])
         tensors = self.population.learner_tensors(index)
-        tensors["memory"] = self.population.memory[index, :filled]
+        tensors["memory"] = self.population.memory[index, :, :filled]
         # Copies: outputs of a program may be one tensor, which the file format refuses.
         tensors |= {f"metrics/{name}": leaf[index].clone() for name, leaf in self.population.metrics.items()}
         return tensors | {"observation": torch.from_numpy(self.episodes.observation[index])}
@@ -297,7 +298,7 @@ class Training:
                 self.population.load_learner(index, tensors)
             except ValueError as error:
                 raise run_directory.RunDirectoryError(f"{run.directory}: {error}") from error
-            self.population.memory[index, : len(tensors["memory"])] = tensors["memory"]
+            self.population.memory[index, :, : tensors["memory"].shape[1]] = tensors["memory"]
             metrics.append({name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name.startswith("metrics/")})
             self.updates, self.wall_seconds = rest["updates"], rest["wall_seconds"]
             self.episodes.resume(index, [Episode(**episode) for episode in rest["episodes"]], tensors["observation"].numpy())

@@ -143,6 +143,7 @@ from rlloss.targets import (
     greedy_outputs,
     lowest_outputs,
     mixed_target,
+    n_step_backup,
 )
 from rlloss.transforms import (
     Affine,
@@ -282,6 +283,7 @@ __all__ = [
     "lowest_outputs",
     "missing",
     "mixed_target",
+    "n_step_backup",
     "n_step_return",
     "peng_q_lambda",
     "policy_gradient",

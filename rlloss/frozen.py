@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 import typing
 from typing import Any, TypeVar
 
@@ -46,6 +47,8 @@ def _fields(cls: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _is_child(hint: Any) -> bool:
     if typing.get_origin(hint) is dict:
         return _is_child(typing.get_args(hint)[1])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return all(map(_is_child, typing.get_args(hint)))
     is_protocol = getattr(hint, "_is_protocol", False)
     return hint in (float, Tensor) or dataclasses.is_dataclass(hint) or is_protocol
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rlloss.checks import in_range
+from rlloss.checks import in_range, same_shape
 from rlloss.frozen import frozen
 from rlloss.value_losses import ValueLoss
 
@@ -301,6 +301,39 @@ def mixed_target(value_loss: ValueLoss, reward: Tensor, discount: Tensor, output
     targets = value_loss.target(reward, discount, outputs)
     weights = policy.reshape(policy.shape + (1,) * (targets.ndim - policy.ndim))
     return (weights * targets).sum(1).detach()
+
+
+def n_step_backup(reward: Tensor, discount: Tensor, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The n-step reward of each trajectory's first row, the discount of its bootstrap, and the row to bootstrap from.
+
+        R = Σ_{k<m} (Π_{j<k} d_j) r_k,  D = Π_{j<m} d_j,  row m − 1,  m = min(n, rows up to the cut)
+
+    so that any one-step target becomes an n-step target with R and D in place of r and d.
+
+    Args:
+        reward: r [batch, n].
+        discount: γ·(1 − terminated) [batch, n].
+        cut: where row k+1 doesn't go on with row k, bool [batch, n − 1].
+
+    Returns:
+        R [batch], D [batch] and m − 1 [batch], integers.
+
+    Raises:
+        ValueError: shapes differ.
+
+    For: n-step Q-learning of any kind, as in Rainbow.
+    Source: Watkins (1989); Hessel et al., Rainbow, arXiv 1710.02298.
+    """
+    same_shape(reward=reward, discount=discount)
+    same_shape(reward=reward[:, 1:], cut=cut)
+    total, product, last = reward[:, 0], discount[:, 0], torch.zeros_like(reward[:, 0], dtype=torch.long)
+    on = torch.ones_like(last, dtype=torch.bool)
+    for k in range(1, reward.shape[1]):
+        on = on & ~cut[:, k - 1]
+        total = torch.where(on, total + product * reward[:, k], total)
+        product = torch.where(on, product * discount[:, k], product)
+        last = last + on
+    return total, product, last
 
 
 def action_gap(value_loss: ValueLoss, step: Step) -> Tensor:

@@ -67,7 +67,7 @@ def ours(runs: int, steps: int):
 W1 = [
     "agent=dqn", "env=cartpole", "num_envs=1", "network.hidden=[64,64]", "network.activation=relu", "agent.batch_size=64",
     "agent.replay.capacity=10000", "agent.learning_starts=1000", "agent.update_every=1", "agent.updates_per_step=1",
-    "agent.target_network.every=500", "loss/value=huber", "loss/target=q_learning", "agent.epsilon.end=0.05", "agent.epsilon.until=0.1",
+    "agent.target_network.every=500", "loss/value=huber", "loss/target=q_learning", "agent.exploration.epsilon.end=0.05", "agent.exploration.epsilon.until=0.1",
     "agent.discount=0.99", "agent.max_gradient_norm=10", "optimizer.learning_rate=1e-4", "optimizer.eps=1e-8", "optimizer.schedule.end=1",
 ]  # fmt: skip
 

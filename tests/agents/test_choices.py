@@ -7,15 +7,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from agents.batches import Batch
 from agents.command_help import groups
 from agents.config import Builder, ConfigError, build, config_directory, locate
-from agents.replay import Transitions
 from agents.training import train as train_population
 from tests.conftest import small_config
 
-UNUSABLE = {"loss/target": {"gae", "n_step", "peng_q_lambda", "retrace", "sarsa", "td_lambda", "v_trace", "watkins_q_lambda"}, "loss/regularizer": {"dr3", "entropy", "feature_norm", "kl"}}
+UNUSABLE = {"loss/regularizer": {"entropy", "kl"}}
+TRAJECTORIES = {"gae", "n_step", "peng_q_lambda", "retrace", "td_lambda", "v_trace", "watkins_q_lambda"}
 SEAMS = {group: [choice for choice in groups()[group] if choice not in UNUSABLE.get(group, ())] for group in groups() if group.startswith("loss/")}
-DQNS = ("loss/value", "loss/value/transform", "loss/target", "loss/regularizer")
 
 
 def _words(**choices):
@@ -26,7 +26,9 @@ def _batch():
     generator = torch.Generator().manual_seed(0)
     observation, following = (torch.randn(16, 4, generator=generator) for _ in range(2))
     action = torch.randint(2, (16,), generator=generator)
-    return Transitions(observation, action, torch.ones(16), (torch.rand(16, generator=generator) < 0.5).float(), following)
+    discount = 0.99 * (torch.rand(16, generator=generator) < 0.5)
+    truncated, probability = torch.zeros(16), torch.full((16,), 0.5)
+    return Batch(observation, action, torch.ones(16), discount, following, truncated, probability, action.flip(0), mask=torch.arange(16) != 3)
 
 
 def _choices():
@@ -39,10 +41,11 @@ def _choices():
 
 @pytest.mark.parametrize("choices", list(_choices()), ids=lambda choices: "-".join(choices.values()))
 def test_a_fixed_batch_is_learned(choices):
-    agent = build(small_config(*_words(**choices), "optimizer.learning_rate=1e-2")).agent
-    state, batch, losses = agent.init(torch.Generator().manual_seed(1)), _batch(), []
+    steps = 4 if choices.get("loss/target") in TRAJECTORIES else 1
+    agent = build(small_config(*_words(**choices), "optimizer.learning_rate=1e-2", f"agent.steps={steps}")).agent
+    state, batch, losses = agent.init(torch.Generator().manual_seed(1), 16), _batch(), []
     for _ in range(40):
-        state, metrics = agent.update(state, batch, torch.zeros(()))
+        state, metrics = agent.learn(state, batch, torch.zeros(()))
         losses.append(metrics["loss/total"].item())
     assert all(torch.isfinite(torch.tensor(losses))) and min(losses[-5:]) < losses[0]
     assert all(parameter.isfinite().all() for parameter in state.parameters.values())
@@ -75,8 +78,8 @@ def test_a_regulariser_can_not_take_the_value_losss_place(name):
 
 def test_regularisers_are_terms_of_the_total():
     agent = build(small_config("loss/regularizer=[l1,l2,value_magnitude]", "loss.regularizer.l2.weight=0.5")).agent
-    state = agent.init(torch.Generator().manual_seed(1))
-    _, metrics = agent.update(state, _batch(), torch.zeros(()))
+    state = agent.init(torch.Generator().manual_seed(1), 16)
+    _, metrics = agent.learn(state, _batch(), torch.zeros(()))
     weights = [parameter for name, parameter in state.parameters.items() if name.endswith("weight")]
     assert metrics["loss/l2"].item() == pytest.approx(0.25 * sum((weight**2).sum() for weight in weights).item(), rel=1e-5)
     terms = [metrics[f"loss/{name}"] for name in ("value", "l1", "l2", "value_magnitude")]
@@ -91,3 +94,18 @@ def test_every_choice_of_a_loss_can_be_made_and_has_pythons_defaults():
             made = Builder({"node": OmegaConf.to_container(node)}).build("node")
             assert made == target(), f"{group}={choice} has other defaults than {target.__name__}"
             assert re.match(r"[a-z0-9_]+$", choice)
+
+
+@pytest.mark.parametrize("target", sorted(TRAJECTORIES))
+def test_targets_over_trajectories_need_sequences(target):
+    with pytest.raises(ConfigError, match=r"agent.steps must be at least 2 for \w+"):
+        build(small_config(f"loss/target={target}"))
+
+
+def test_dr3_and_feature_norm_read_what_the_head_reads():
+    agent = build(small_config("loss/regularizer=[dr3,feature_norm]", "loss.regularizer.dr3.weight=1", "loss.regularizer.feature_norm.weight=1")).agent
+    state, batch = agent.init(torch.Generator().manual_seed(1), 16), _batch()
+    _, metrics = agent.learn(state, batch, torch.zeros(()))
+    weight, bias = state.parameters["0.weight"], state.parameters["0.bias"]
+    here, there = ((x @ weight + bias).relu() for x in (batch.observation, batch.next_observation))
+    assert metrics["loss/dr3"].item() == pytest.approx((here * there).sum(-1).mean().item(), rel=1e-5)

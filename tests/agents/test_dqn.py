@@ -7,11 +7,13 @@ import torch
 from gymnasium import spaces
 
 from agents import heads
+from agents.batches import Batch
 from agents.config import build, compose
 from agents.dqn import DQN
+from agents.exploration import EpsilonGreedy
 from agents.networks import MLP, part
 from agents.optimizers import Adam
-from agents.replay import Transitions, UniformReplay
+from agents.replay import UniformReplay
 from agents.schedules import Linear
 from agents.target_networks import HardCopy, Polyak
 from rlloss import MSE, DoubleQLearning, Huber, QLearning
@@ -20,7 +22,7 @@ BOX, THREE = spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3)
 
 
 def _batch(n=16):
-    return Transitions(torch.randn(n, 5), torch.randint(3, (n,)), torch.randn(n), (torch.rand(n) < 0.3).float(), torch.randn(n, 5))
+    return Batch(torch.randn(n, 5), torch.randint(3, (n,)), torch.randn(n), 0.9 * (torch.rand(n) < 0.7), torch.randn(n, 5))
 
 
 def _module(parameters):
@@ -36,16 +38,16 @@ def _module(parameters):
 @pytest.mark.parametrize("tracking", [HardCopy(), Polyak(0.3)])
 def test_updates_are_those_of_plain_torch(target, loss, reference, tracking):
     agent = DQN(BOX, THREE, 0.9, network=MLP((8,), "tanh"), optimizer=Adam(1e-2), value_loss=loss, target=target, target_network=tracking, max_gradient_norm=0.5)
-    state = agent.init(torch.Generator().manual_seed(0))
+    state = agent.init(torch.Generator().manual_seed(0), 1)
     online, frozen = _module(state.parameters), _module(state.parameters)
     optimizer = torch.optim.Adam(online.parameters(), 1e-2, eps=3e-4)
     for _ in range(20):
         batch = _batch()
-        state, metrics = agent.update(state, batch, torch.tensor(0.5))
+        state, metrics = agent.learn(state, batch, torch.tensor(0.5))
         with torch.no_grad():
             following = frozen(batch.next_observation)
             chosen = (online if isinstance(target, DoubleQLearning) else frozen)(batch.next_observation).argmax(1)
-            wanted = batch.reward + 0.9 * (1 - batch.terminated) * following[torch.arange(16), chosen]
+            wanted = batch.reward + batch.discount * following[torch.arange(16), chosen]
         value = online(batch.observation)[torch.arange(16), batch.action]
         optimizer.zero_grad()
         expected = reference(value, wanted)
@@ -65,32 +67,33 @@ def test_updates_are_those_of_plain_torch(target, loss, reference, tracking):
 
 def test_refresh_copies_the_online_network():
     agent = DQN(BOX, THREE)
-    state = agent.init(torch.Generator().manual_seed(0))
-    state, _ = agent.update(state, _batch(), torch.tensor(0.0))
+    state = agent.init(torch.Generator().manual_seed(0), 1)
+    state, _ = agent.learn(state, _batch(), torch.tensor(0.0))
     assert not torch.equal(state.parameters["0.weight"], state.target_parameters["0.weight"])
     assert torch.equal(agent.refresh(state).target_parameters["0.weight"], state.parameters["0.weight"])
 
 
 def test_exploration_is_epsilon_greedy():
-    agent = DQN(BOX, THREE, epsilon=Linear(0.5, 0.5))
-    state, observation = agent.init(torch.Generator().manual_seed(0)), torch.randn(1, 5).expand(20_000, 5)
-    numbers = torch.rand(20_000, 2)
-    greedy = agent.act(state, observation, numbers, torch.tensor(0.0), torch.tensor(0.0))
-    assert (greedy == greedy[0]).all()
-    explored = agent.act(state, observation, numbers, torch.tensor(0.0), torch.tensor(1.0))
-    assert (explored == greedy).float().mean().item() == pytest.approx(0.5 + 0.5 / 3, abs=0.02)
-    assert torch.bincount(explored, minlength=3).min() > 20_000 / 6 * 0.95
-    extreme = torch.full((1, 2), 1.0 - 2**-24) * torch.tensor([0.0, 1.0])
-    assert agent.act(state, observation[:1], extreme, torch.tensor(0.0), torch.tensor(1.0)).item() == 2
+    agent = DQN(BOX, THREE, exploration=EpsilonGreedy(Linear(0.5, 0.5)))
+    state, observation = agent.init(torch.Generator().manual_seed(0), 1), torch.randn(1, 5).expand(20_000, 5)
+    numbers = torch.rand(40_000)
+    greedy, certain = agent.act(state, observation, numbers, torch.tensor(0.0), torch.tensor(0.0))
+    assert (greedy == greedy[0]).all() and (certain == 1).all()
+    explored, probability = agent.act(state, observation, numbers, torch.tensor(0.0), torch.tensor(1.0))
+    share = (explored == greedy).float().mean().item()
+    assert share == pytest.approx(0.5 + 0.5 / 3, abs=0.02) and probability[explored == greedy].unique().item() == pytest.approx(0.5 + 0.5 / 3)
+    assert torch.bincount(explored, minlength=3).min() > 20_000 / 6 * 0.95 and probability.min().item() == pytest.approx(0.5 / 3)
+    extreme = torch.tensor([0.0, 1.0 - 2**-24])
+    assert agent.act(state, observation[:1], extreme, torch.tensor(0.0), torch.tensor(1.0))[0].item() == 2
 
 
 def test_images_and_categories_are_encoded():
     image = DQN(spaces.Box(0, 255, (4, 4), np.uint8), THREE)
-    state = image.init(torch.Generator().manual_seed(0))
+    state = image.init(torch.Generator().manual_seed(0), 1)
     white, share = torch.full((1, 4, 4), 255, dtype=torch.uint8), torch.ones(1, 4, 4)
     torch.testing.assert_close(image.outputs(state.parameters, white), _plain(image, state.parameters, share))
     category = DQN(spaces.Discrete(4, start=2), THREE)
-    state = category.init(torch.Generator().manual_seed(0))
+    state = category.init(torch.Generator().manual_seed(0), 1)
     torch.testing.assert_close(category.outputs(state.parameters, torch.tensor([2, 3, 4, 5])), _plain(category, state.parameters, torch.eye(4)))
 
 
@@ -105,7 +108,7 @@ def _plain(agent, parameters, x):
         ({"discount": 1.5}, "discount must be at least 0 and at most 1, got 1.5"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"replay": UniformReplay(10)}, "capacity 10 is smaller than batch_size 128"),
-        ({"epsilon": Linear(1.2, 0.1)}, "epsilon.start must be at least 0 and at most 1"),
+        ({"discount": 0.9, "steps": 0}, "steps must be at least 1"),
         ({"action_space": spaces.Box(-1, 1, (1,))}, "DQN needs Discrete actions"),
         ({"observation_space": spaces.Dict({})}, "observations must be Box or Discrete"),
     ],
@@ -136,4 +139,4 @@ def test_the_agent_in_python_is_the_one_on_the_command_line():
 
 def test_gymnasium_is_what_the_spaces_come_from():
     environment = gym.make("CartPole-v1")
-    assert DQN(environment.observation_space, environment.action_space).init(torch.Generator()).parameters["0.weight"].shape == (4, 64)
+    assert DQN(environment.observation_space, environment.action_space).init(torch.Generator(), 1).parameters["0.weight"].shape == (4, 64)

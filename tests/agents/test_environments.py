@@ -24,7 +24,7 @@ def test_the_true_last_observation_and_only_real_ends_are_recorded(terminates):
     episodes = _episodes("Counting-v0", length=3, terminates=terminates)
     seen = []
     for _ in range(7):
-        ended = episodes.step(np.zeros((1, 1), np.int64))
+        ended = episodes.step(np.zeros((1, 1), np.int64), np.ones((1, 1)))
         r = episodes.records[0, 0]
         seen.append((r["observation"][0], r["next_observation"][0], r["terminated"], bool(ended)))
         episodes.advance()
@@ -35,7 +35,7 @@ def test_the_true_last_observation_and_only_real_ends_are_recorded(terminates):
 def test_returns_and_lengths_are_counted_per_environment():
     episodes = _episodes("Counting-v0", runs=2, num_envs=2, length=4)
     for step in range(1, 9):
-        ended = episodes.step(np.zeros((2, 2), np.int64))
+        ended = episodes.step(np.zeros((2, 2), np.int64), np.ones((2, 2)))
         episodes.advance()
         assert ended == ([(run, place, 4.0, 4) for run in range(2) for place in range(2)] if step % 4 == 0 else [])
 
@@ -45,7 +45,7 @@ def test_actions_and_observations_may_start_anywhere():
     for _ in range(20):
         seen = int(episodes.observation[0, 0])
         assert 5 <= seen <= 7
-        episodes.step(np.array([[seen - 5]]))
+        episodes.step(np.array([[seen - 5]]), np.ones((1, 1)))
         assert episodes.records["reward"][0, 0] == 1 and episodes.records["action"][0, 0] == seen - 5
         episodes.advance()
 
@@ -54,7 +54,7 @@ def test_every_episode_starts_from_a_seed_of_its_own():
     episodes = _episodes("CartPole-v1", runs=2, num_envs=2)
     starts = [episodes.observation.copy()]
     while len(starts) < 4:
-        if episodes.step(np.zeros((2, 2), np.int64)):
+        if episodes.step(np.zeros((2, 2), np.int64), np.ones((2, 2))):
             episodes.advance()
             starts.append(episodes.observation.copy())
         else:
@@ -70,12 +70,12 @@ def test_going_on_from_seed_and_actions():
     actions = rng.integers(0, 2, (200, 1, 2))
     straight = _episodes("CartPole-v1", num_envs=2)
     for action in actions[:100]:
-        straight.step(action)
+        straight.step(action, np.ones((1, 2)))
         straight.advance()
     resumed = _episodes("CartPole-v1", num_envs=2)
     resumed.resume(0, copy.deepcopy(straight.running), straight.observation[0].copy())
     for action in actions[100:]:
-        assert straight.step(action) == resumed.step(action)
+        assert straight.step(action, np.ones((1, 2))) == resumed.step(action, np.ones((1, 2)))
         assert np.array_equal(straight.records, resumed.records)
         straight.advance()
         resumed.advance()

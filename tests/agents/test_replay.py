@@ -4,44 +4,128 @@ import numpy as np
 import pytest
 import torch
 
-from agents.replay import UniformReplay, decode, record
+from agents import priorities
+from agents.batches import sequences, transitions
+from agents.replay import Drawn, PrioritizedReplay, UniformReplay, decode, memory, record
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((4,), torch.float32), ((), torch.int32), ((5, 3), torch.uint8), ((), torch.float32), ((2, 2), torch.float32)])
 def test_records_come_back_bit_by_bit(shape, dtype):
     layout = record(shape, dtype)
     replay, rng = UniformReplay(6), np.random.default_rng(0)
-    memory = replay.init(2, layout)
-    records = np.zeros((2, 5), layout)
+    kept = memory(replay, 2, 3, layout)
+    records = np.zeros((2, 3), layout)
     for name in layout.names:
-        records[name] = rng.integers(0, 200, records[name].shape) if name != "reward" else rng.normal(size=(2, 5))
-    replay.write(memory.numpy(), 0, records.view(np.int32).reshape(2, 5, -1))
+        records[name] = rng.integers(0, 200, records[name].shape) if name != "reward" else rng.normal(size=(2, 3))
+    replay.write(kept.numpy(), 1, records.view(np.int32).reshape(2, 3, -1), ())
     for run in range(2):
-        batch = decode(memory[run][torch.tensor([4, 0, 0])], layout)
+        batch = decode(kept[run, torch.tensor([2, 0, 0]), 1], layout)
         for name, field in batch._asdict().items():
-            assert np.array_equal(field.numpy(), records[name][run][[4, 0, 0]]), name
+            assert np.array_equal(field.numpy(), records[name][run][[2, 0, 0]]), name
         assert batch.observation.dtype == dtype and batch.action.dtype == torch.int64
 
 
-def test_the_oldest_are_written_over_in_every_run():
-    layout, replay = record((1,), torch.float32), UniformReplay(5)
-    memory = replay.init(2, layout)
-    view = memory.numpy().view(layout)[..., 0]
-    for step in range(4):
-        records = np.zeros((2, 3), layout)
-        records["reward"] = [[100 * run + 3 * step + env for env in range(3)] for run in range(2)]
-        replay.write(memory.numpy(), 3 * step, records.view(np.int32).reshape(2, 3, -1))
-    assert sorted(view["reward"][0]) == [7, 8, 9, 10, 11]
-    assert sorted(view["reward"][1]) == [107, 108, 109, 110, 111]
+def filled(replay, environments, times, ends=(), cuts=(), terminals=True):
+    """One run's memory in which a row's reward is 100·environment + time, its observation the reward, its action the time."""
+    layout = record((1,), torch.float32)
+    kept = memory(replay, 1, environments, layout)
+    state = replay.init(kept.shape[1] * kept.shape[2])
+    state = type(state)(*(leaf[None].clone() for leaf in state)) if state else state
+    for time in range(times):
+        records = np.zeros((1, environments), layout)
+        records["reward"] = 100 * np.arange(environments) + time
+        records["observation"][..., 0], records["next_observation"][..., 0] = records["reward"], records["reward"] + 0.5
+        records["action"], records["terminated"], records["truncated"], records["probability"] = time, time in ends, time in cuts, 0.25
+        replay.write(kept.numpy(), time, records.view(np.int32).reshape(1, environments, -1), state)
+    return kept[0], layout, state
+
+
+def drawn(environment, slot):
+    return Drawn(torch.tensor(environment), torch.tensor(slot))
+
+
+def count(number):
+    return torch.tensor(float(number), dtype=torch.float64)
+
+
+def test_every_environment_keeps_its_newest():
+    kept, layout, _ = filled(UniformReplay(10), 2, 7)
+    rewards = decode(kept, layout).reward
+    assert sorted(rewards[0].tolist()) == [2, 3, 4, 5, 6] and sorted(rewards[1].tolist()) == [102, 103, 104, 105, 106]
 
 
 def test_draws_are_uniform_over_what_was_added():
-    memory, replay, counts = torch.arange(100)[:, None], UniformReplay(100), np.zeros(100)
-    rng = np.random.default_rng(0)
+    replay, counts, rng = UniformReplay(100), np.zeros((2, 50)), np.random.default_rng(0)
     for _ in range(500):
-        drawn = replay.sample(memory, torch.from_numpy(rng.random(64)), torch.tensor(40.0, dtype=torch.float64))
-        counts += np.bincount(drawn[:, 0], minlength=100)
-    assert counts[40:].sum() == 0
-    assert ((counts[:40] - 800) ** 2 / 800).sum() < 72  # chi-squared, 39 degrees of freedom, p = 0.001
-    last = torch.full((64,), np.nextafter(1.0, 0), dtype=torch.float64)
-    assert (replay.sample(memory, last, torch.tensor(1e6, dtype=torch.float64)) == 99).all()
+        found = replay.draw((), torch.from_numpy(rng.random(64)), (2, 50), count(20), torch.zeros(()))
+        np.add.at(counts, (found.environment.numpy(), found.slot.numpy()), 1)
+    assert counts[:, 20:].sum() == 0
+    assert ((counts[:, :20] - 800) ** 2 / 800).sum() < 72  # chi-squared, 39 degrees of freedom, p = 0.001
+    last = replay.draw((), torch.full((1,), np.nextafter(1.0, 0), dtype=torch.float64), (2, 50), count(1e6), torch.zeros(()))
+    assert (last.environment.item(), last.slot.item()) == (1, 49)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("slot", range(8))
+def test_n_step_transitions_are_a_loop_over_the_ring(steps, slot):
+    ends, cuts, times, length, discount = {9}, {6}, 11, 8, 0.9
+    kept, layout, _ = filled(UniformReplay(16), 2, times, ends, cuts)
+    time = slot + length if slot + length < times else slot
+    batch = transitions(kept, drawn([1], [slot]), count(times), layout, discount, steps, False)
+    reward, factor = 0.0, 1.0
+    for now in range(time, min(time + steps, times)):
+        reward, factor, last = reward + factor * (100 + now), factor * (0 if now in ends else discount), now
+        if now in ends | cuts:
+            break
+    assert batch.reward.item() == pytest.approx(reward) and batch.discount.item() == pytest.approx(factor)
+    assert batch.observation.item() == 100 + time and batch.next_observation.item() == 100 + last + 0.5
+
+
+def test_next_actions_are_those_of_the_next_row_or_masked():
+    kept, layout, _ = filled(UniformReplay(8), 1, 11, ends={9}, cuts={6})
+    batch = transitions(kept, drawn([0] * 5, [5, 6, 7, 1, 2]), count(11), layout, 0.9, 1, True)
+    assert batch.mask.tolist() == [True, False, True, True, False]  # a cut, and the newest, have no next action; an end needs none
+    assert batch.next_action[0].item() == 6 and batch.next_action[2].item() == 8
+    longer = transitions(kept, drawn([0], [3]), count(11), layout, 0.9, 2, True)
+    assert longer.next_action.item() == 5 and longer.mask.item() and longer.reward.item() == pytest.approx(3 + 0.9 * 4)
+
+
+def test_sequences_stop_at_what_is_newest():
+    kept, layout, _ = filled(UniformReplay(8), 1, 11, cuts={6})
+    batch = sequences(kept, drawn([0, 0], [5, 1]), count(11), layout, 0.9, 3)
+    assert batch.reward.reshape(3, 2).T.tolist()[0] == [5, 6, 7] and batch.reward[1].item() == 9 and batch.reward[3].item() == 10
+    assert batch.mask.reshape(3, 2).T.tolist() == [[True, True, True], [True, True, False]]
+    assert batch.truncated.reshape(3, 2).T.tolist() == [[0, 1, 1], [0, 1, 1]] and (batch.probability == 0.25).all()
+
+
+@pytest.mark.parametrize("n", [1, 255, 256, 1000, 70_000])
+def test_priorities_are_drawn_in_proportion(n):
+    generator = torch.Generator().manual_seed(n)
+    priority = torch.zeros(-(-n // priorities.BLOCK) * priorities.BLOCK)
+    priority[:n] = torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) < 0.5)
+    priority[n // 2] = 3.0
+    shares = torch.rand(512, dtype=torch.float64, generator=generator)
+    index, probability = priorities.draw(priority, shares)
+    running = priority.double().cumsum(0)
+    torch.testing.assert_close(index, torch.searchsorted(running, shares * running[-1], right=True))
+    torch.testing.assert_close(probability, priority[index].double() / running[-1])
+    ends, _ = priorities.draw(priority, torch.tensor([0.0, np.nextafter(1.0, 0)], dtype=torch.float64))
+    positive = priority.nonzero()
+    assert ends.tolist() == [positive[0].item(), positive[-1].item()]
+
+
+def test_prioritized_replay_follows_its_paper():
+    replay = PrioritizedReplay(16, alpha=0.5)
+    _, _, state = filled(replay, 2, 11)
+    state = type(state)(*(leaf[0] for leaf in state))
+    assert state.priority[:16].tolist() == [1] * 16 and state.priority[16:].sum() == 0
+    errors = torch.tensor([4.0, -9.0])
+    state = replay.learned(state, drawn([0, 1], [3, 2]), 8, errors)
+    assert state.priority[3].item() == pytest.approx(2) and state.priority[10].item() == pytest.approx(3) and state.highest.item() == pytest.approx(3)
+    found = replay.draw(state, torch.rand(4096, dtype=torch.float64), (2, 8), count(11), torch.tensor(0.5))
+    place = found.environment * 8 + found.slot
+    share = state.priority[:16] / 19
+    counts = torch.bincount(place, minlength=16) / 4096
+    torch.testing.assert_close(counts, share, atol=0.001, rtol=0)  # stratified: hardly any noise
+    weights = (16 * share) ** -0.7
+    torch.testing.assert_close(found.weight, (weights / weights.max())[place], rtol=1e-4, atol=1e-6)

@@ -28,7 +28,7 @@ def _same(one, other):
 
 
 def test_the_identity_environment_is_solved(small_run):
-    run = small_run("env.id=Identity-v0", "total_steps=1500", "agent.discount=0", "optimizer.learning_rate=0.01", "agent.epsilon.until=0.5")
+    run = small_run("env.id=Identity-v0", "total_steps=1500", "agent.discount=0", "optimizer.learning_rate=0.01", "agent.exploration.epsilon.until=0.5")
     result = train([run])[0]
     assert result.evaluation_returns == [10.0, 10.0]
 
@@ -38,7 +38,7 @@ def test_truncation_bootstraps_and_termination_does_not(small_run, terminates, v
     """Always cut after 2 of endless rewards of 1, seen with one and the same observation, Q = 1/(1−γ); if the end
     is real, half of the transitions are worth 1 and half 1 + γQ, so Q = 1/(1−γ/2)."""
     options = ["env.id=Blind-v0", "+env.arguments.length=2", f"+env.arguments.terminates={terminates}", "agent.discount=0.5"]
-    options += ["total_steps=1500", "optimizer.learning_rate=0.01", "optimizer.schedule.end=0", "loss/value=mse", "agent.epsilon.end=1.0"]
+    options += ["total_steps=1500", "optimizer.learning_rate=0.01", "optimizer.schedule.end=0", "loss/value=mse", "agent.exploration.epsilon.end=1.0"]
     run = small_run(*options)
     learner = train([run])[0].learner
     found = run.agent.outputs(learner.parameters, torch.ones(1, 1))[0, :, 0]
@@ -60,7 +60,7 @@ def test_gradient_steps_keep_their_ratio_to_environment_steps(small_run, num_env
 OVERRIDES = [
     ["optimizer.learning_rate=1e-3", "agent.discount=0.99", "loss.value.delta=1.0"],
     ["optimizer.learning_rate=3e-3", "agent.discount=0.9", "loss.value.delta=0.1"],
-    ["optimizer.learning_rate=1e-2", "agent.epsilon.end=0.5", "agent.max_gradient_norm=0.1"],
+    ["optimizer.learning_rate=1e-2", "agent.exploration.epsilon.end=0.5", "agent.max_gradient_norm=0.1"],
     ["optimizer.beta1=0.5", "optimizer.eps=1e-3", "optimizer.schedule.end=0"],
 ]
 
