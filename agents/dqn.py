@@ -71,6 +71,7 @@ class DQN:
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(f"DQN needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
         storage(self.observation_space)
+        self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
         in_range("discount", self.discount, 0, 1)
         in_range("batch_size", self.batch_size, 1)
         in_range("learning_starts", self.learning_starts, 0)
