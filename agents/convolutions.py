@@ -227,7 +227,8 @@ def too_small(features: tuple[int, ...], channels: str, reason: str) -> str:
     height, width, _ = image_shape(features, channels)
     other = next(layout for layout in LAYOUTS if layout != channels)
     where = f"set network.channels={other} if that's where the channels are, or " if len(features) > 2 else ""
-    return f"observations of shape {features} are too small: with network.channels={channels} they are {height}x{width}, but {reason}; {where}choose another network"
+    said = f"observations of shape {features} are too small: with network.channels={channels} they are {height}x{width}"
+    return f"{said}, but {reason}; {where}choose another network"
 
 
 def check_layout(channels: str, dense: int, filters: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 COMPOSITE = (spaces.Tuple, spaces.Dict)
+BYTES = (np.uint8, np.bool_)
 
 
 def storage(space: spaces.Space) -> tuple[tuple[int, ...], torch.dtype]:
@@ -27,8 +28,9 @@ def storage(space: spaces.Space) -> tuple[tuple[int, ...], torch.dtype]:
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return space.shape, torch.int32
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
-        return space.shape, torch.uint8 if space.dtype == np.uint8 or isinstance(space, spaces.MultiBinary) else torch.float32
-    raise ValueError(f"observations must be Box, Discrete, MultiDiscrete, MultiBinary, or a Tuple or Dict of these, got {space}; wrap the environment")
+        return space.shape, torch.uint8 if space.dtype in BYTES or isinstance(space, spaces.MultiBinary) else torch.float32
+    known = "Box, Discrete, MultiDiscrete, MultiBinary, or a Tuple or Dict of these"
+    raise ValueError(f"observations must be {known}, got {space}; wrap the environment")
 
 
 def parts(space: spaces.Space) -> Iterator[spaces.Space]:
@@ -55,10 +57,10 @@ def features(space: spaces.Space) -> tuple[int, ...]:
 
 
 def encode(space: spaces.Space, observation: Tensor) -> Tensor:
-    """Observations [batch, …] as floats [batch, *features(space)]: categories one-hot, bytes as shares of 255."""
+    """Observations [batch, …] as floats [batch, *features(space)]: categories one-hot, bytes as shares of 255, bits as 0 and 1."""
     if isinstance(space, COMPOSITE):
-        numbers = observation.split([size(part) for part in parts(space)], 1)
-        return torch.cat([encode(part, n.unflatten(1, storage(part)[0] or (1,))).flatten(1) for part, n in zip(parts(space), numbers, strict=True)], 1)
+        stored = zip(parts(space), observation.split([size(part) for part in parts(space)], 1), strict=True)
+        return torch.cat([encode(part, numbers).flatten(1) for part, numbers in stored], 1)
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return one_hot(space, observation)
     return observation.float() / 255 if space.dtype == np.uint8 else observation.float()
@@ -67,7 +69,7 @@ def encode(space: spaces.Space, observation: Tensor) -> Tensor:
 def one_hot(space: spaces.Discrete | spaces.MultiDiscrete, observation: Tensor) -> Tensor:
     """Categories [batch, …] as floats [batch, features], a 1 for each among zeros, in a row."""
     # Not torch's one_hot: it inspects the numbers, which can't be done under vmap.
-    counts, first = (np.atleast_1d(number).ravel() for number in (space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n, space.start))
+    counts, first = np.ravel(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n), np.ravel(space.start)
     place = np.repeat(np.arange(len(counts)), counts)
     category = np.concatenate([np.arange(start, start + count) for start, count in zip(first, counts, strict=True)])
     numbers = observation.reshape(observation.shape[0], -1)[:, torch.from_numpy(place).to(observation.device)]

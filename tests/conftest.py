@@ -35,8 +35,9 @@ SMALL = [
 
 def small_config(*overrides):
     """The config of a small CartPole run with further overrides."""
-    polyak = "agent/target_network=polyak" in overrides
-    return compose([*(word for word in SMALL if not (polyak and "target_network.every" in word)), *overrides])
+    # What another choice doesn't have.
+    without = [key for choice, key in (("agent/target_network=polyak", "target_network.every"), ("network=", "network.hidden")) if any(word.startswith(choice) for word in overrides)]
+    return compose([*(word for word in SMALL if not any(key in word for key in without)), *overrides])
 
 
 @pytest.fixture

@@ -76,6 +76,17 @@ class Nested(Counting):
         return each if self.order == "dict" else tuple(each.values())
 
 
+class Picture(Counting):
+    """Counting in a picture of two channels, as MinAtar's are."""
+
+    def __init__(self, length: int = 3, terminates: bool = False) -> None:
+        super().__init__(length, terminates)
+        self.observation_space = spaces.Box(0, 1, (10, 10, 2), np.bool_)
+
+    def _observation(self):
+        return np.arange(200).reshape(10, 10, 2) == self.count
+
+
 class Broken(gymnasium.Env):
     """Can't be made."""
 
@@ -83,6 +94,6 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Counting, Blind, Unrepeatable, Nested, Broken):
+for toy in (Identity, Counting, Blind, Unrepeatable, Nested, Picture, Broken):
     limit = 10 if toy is Identity else None
     gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps=limit)

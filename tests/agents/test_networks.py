@@ -5,8 +5,12 @@ import warnings
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from agents.command_help import groups
 from agents.compilation import bind
+from agents.config import Builder, config_directory, locate
+from agents.heads import Dueling, Noisy
 from agents.networks import MLP
 from agents.population import stack
 
@@ -68,3 +72,10 @@ def test_a_perceptron_with_layer_norm_is_torchs():
 @pytest.mark.parametrize("network", [MLP((16, 9)), MLP((16, 9), layer_norm=True)])
 def test_perceptrons_train_the_same_alone_and_together(network):
     check_everywhere(lambda generator: network.init(generator, (5,)), network, torch.randn(7, 5))
+
+
+@pytest.mark.parametrize(("group", "choice"), [(group, choice) for group in ("network", "head") for choice in groups()[group] if choice != "module"])
+def test_every_choice_can_be_made_and_has_pythons_defaults(group, choice):
+    node = OmegaConf.to_container(OmegaConf.load(config_directory() / group / f"{choice}.yaml"))
+    made = Builder({group: node}).build(group)
+    assert made == (locate(node["_target_"], group)() if choice != "noisy_dueling" else Dueling(Noisy()))

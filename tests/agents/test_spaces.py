@@ -20,6 +20,7 @@ SIMPLE = [
     spaces.Box(-1, 1, (2, 3), np.float64),
     spaces.Box(-5, 5, (), np.int64),
     IMAGE,
+    spaces.Box(0, 1, (2, 3), np.bool_),
     spaces.Discrete(5),
     spaces.Discrete(3, start=-1),
     spaces.MultiDiscrete([2, 3, 1]),
@@ -30,7 +31,7 @@ SIMPLE = [
 COMPOSITE = [
     spaces.Tuple(SIMPLE),
     spaces.Dict({str(index): space for index, space in enumerate(reversed(SIMPLE))}),
-    spaces.Dict({"z": spaces.Tuple([SIMPLE[5], spaces.Dict({"b": SIMPLE[6], "a": SIMPLE[0]})]), "a": spaces.Tuple([SIMPLE[9], spaces.Tuple([IMAGE])])}),
+    spaces.Dict({"z": spaces.Tuple([SIMPLE[6], spaces.Dict({"b": SIMPLE[7], "a": SIMPLE[0]})]), "a": spaces.Tuple([SIMPLE[10], spaces.Tuple([IMAGE])])}),
     spaces.Tuple([spaces.Discrete(7)]),
 ]
 
@@ -65,7 +66,7 @@ def test_observations_of_simple_spaces_are_left_alone(space):
     assert pack(space, sample) is sample
 
 
-@pytest.mark.parametrize("space", [SIMPLE[7], SIMPLE[9], COMPOSITE[1]], ids=["categories", "bits", "dict"])
+@pytest.mark.parametrize("space", [SIMPLE[8], SIMPLE[10], COMPOSITE[1]], ids=["categories", "bits", "dict"])
 def test_encoding_is_compiled_for_a_population(space):
     space.seed(0)
     observation = torch.stack([stored(space, [space.sample() for _ in range(4)]) for _ in range(3)])
@@ -106,6 +107,14 @@ def test_a_run_learns_from_composite_observations(small_run, order):
     run = small_run("env.id=Nested-v0", "+env.arguments.length=5", f"+env.arguments.order={order}", "total_steps=100")
     (result,) = train([run])
     assert result.updates == 50 and result.evaluation_returns == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("words", [["network=minatar_cnn"], ["network=impala_resnet", "network.channels=last", "network.filters=[4,4]"]], ids=["cnn", "resnet"])
+def test_a_run_learns_from_images(small_run, words):
+    run = small_run("env.id=Picture-v0", *words, "network.dense=16", "total_steps=100")
+    assert storage(run.agent.observation_space) == ((10, 10, 2), torch.uint8)
+    (result,) = train([run])
+    assert result.updates == 50 and result.evaluation_returns == [3.0, 3.0]
 
 
 def test_simple_environments_are_not_wrapped():
