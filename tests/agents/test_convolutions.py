@@ -91,7 +91,7 @@ def test_layouts_are_read_as_they_are_said(network):
 
 @pytest.mark.parametrize(
     ("network", "features", "compile"),
-    [(NatureCNN((3, 4), (4, 2), (2, 1), 8), (2, 12, 12), True), (MinAtarCNN(), (10, 10, 4), False), (ImpalaResNet((3, 4), 8), (2, 9, 10), True)],
+    [(NatureCNN((3, 4), (4, 2), (2, 1), 8), (2, 8, 8), True), (MinAtarCNN(), (10, 10, 4), False), (ImpalaResNet((3,), 8), (2, 5, 6), True)],
     ids=["nature", "minatar", "impala"],
 )
 def test_convolutional_networks_train_the_same_alone_and_together(network, features, compile):
