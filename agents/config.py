@@ -14,9 +14,11 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
+from torch import nn
 
 from agents.environments import Environment
+from agents.modules import Module
 from agents.training import Run
 from rlloss import register
 
@@ -115,7 +117,10 @@ class Builder:
     def _call(self, node: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> Any:
         target = locate(node["_target_"], f"{path}._target_")
         arguments = {key: self._value(item, f"{path}.{key}") for key, item in node.items() if key not in RESERVED}
-        if dataclasses.is_dataclass(target):
+        if inspect.isclass(target) and issubclass(target, nn.Module):
+            _check_arguments(target, arguments, path)
+            target, arguments = Module, {"target": target, "arguments": arguments}
+        elif dataclasses.is_dataclass(target):
             places = {key: _reference(item) or f"{path}.{key}" for key, item in node.items()}
             arguments = _checked(target, arguments, path, places, given)
         if node.get("_partial_"):
@@ -134,6 +139,8 @@ def _reference(node: Any) -> str | None:
 
 def locate(name: str, path: str) -> Any:
     """The class or function with this dotted name; raises ConfigError if there is none."""
+    if name == MISSING:
+        raise ConfigError(f"{path} must be given: the dotted name of a class, such as my_module.MyClass")
     module, _, attribute = str(name).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -202,6 +209,16 @@ def _checked(target: type, arguments: Mapping[str, Any], path: str, places: Mapp
     _refuse_unknown(arguments, names, f"{path}.")
     register(target)
     return {key: _typed(value, hints[key], places[key]) for key, value in arguments.items()}
+
+
+def _check_arguments(target: type, arguments: Mapping[str, Any], path: str) -> None:
+    """Raise ConfigError for an argument that the constructor of a person's own class doesn't have."""
+    known = inspect.signature(target).parameters
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
+        for name in arguments:
+            if name not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise ConfigError(f"{path}.{name} is no argument of {target.__name__}, {has}; say {path}=module to leave out those of another choice")
 
 
 def _refuse_unknown(found: Iterable[str], known: Iterable[str], prefix: str) -> None:

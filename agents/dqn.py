@@ -18,7 +18,7 @@ from agents.optimizers import Adam, Optimizer, clip_by_global_norm
 from agents.replay import Replay, UniformReplay, record
 from agents.schedules import Linear
 from agents.spaces import encode, features, storage
-from agents.streams import normal
+from agents.streams import normal, paired
 from agents.target_networks import HardCopy, TargetNetwork
 from rlloss import MSE, DoubleQLearning, Observed, Regularizer, ReturnEstimator, Target, ValueLoss, empirical_loss, frozen, missing, total
 from rlloss.checks import in_range
@@ -77,7 +77,7 @@ class DQN:
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(f"DQN needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
         storage(self.observation_space)
-        self.network.width(features(self.observation_space))
+        self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
         in_range("discount", self.discount, 0, 1)
         in_range("steps", self.steps, 1)
         in_range("batch_size", self.batch_size, 1)
@@ -114,18 +114,18 @@ class DQN:
 
     @property
     def noise(self) -> int:
-        """Normal random numbers that one pass through the head takes, rounded up to pairs."""
-        return -(-self.head.numbers(self.network.width(features(self.observation_space)), self.shape) // 2) * 2
+        """Normal random numbers that one pass through the head takes."""
+        return self.head.numbers(self.network.width(features(self.observation_space)), self.shape)
 
     @property
     def acting_numbers(self) -> tuple[int, int]:
         """Uniform random numbers that acting takes: for each environment, and for all of a run together."""
-        return self.exploration.numbers(self.shape[0]), self.noise
+        return self.exploration.numbers(self.shape[0]), paired(self.noise)
 
     @property
     def learning_numbers(self) -> int:
         """Uniform random numbers that one update takes: where the batch lies, and noise for each pass."""
-        return self.batch_size + PASSES * self.noise
+        return self.batch_size + PASSES * paired(self.noise)
 
     def init(self, generator: torch.Generator, slots: int) -> DQNState:
         """The state before the first update, with memory for so many records: the target network equals the online network."""
@@ -154,7 +154,7 @@ class DQN:
             explore: 1 to explore, 0 for the greedy policy, 0-dim.
         """
         each = len(observation) * self.acting_numbers[0]
-        noise = explore * normal(uniforms[each:]) if self.noise else None
+        noise = explore * normal(uniforms[each:])[: self.noise] if self.noise else None
         values = self.value_loss.value(self.outputs(state.parameters, observation, noise))
         return self.exploration(values, uniforms[:each].unflatten(0, (len(observation), -1)) if each else uniforms, progress, explore)
 
@@ -166,7 +166,8 @@ class DQN:
             batch = sequences(memory, drawn, added, self.layout, self.discount, self.steps)
         else:
             batch = transitions(memory, drawn, added, self.layout, self.discount, self.steps, "next_action" in getattr(self.target, "needs", ()))
-        noise = normal(uniforms[self.batch_size :].float()).chunk(PASSES) if self.noise else (None,) * PASSES
+        numbers = uniforms[self.batch_size :].float().clamp(max=1 - 2**-24).chunk(PASSES)
+        noise = tuple(normal(each)[: self.noise] for each in numbers) if self.noise else (None,) * PASSES
         state, metrics = self.learn(state, batch, progress, noise)
         # Of a sequence its first row is what was drawn.
         return state._replace(replay=self.replay.learned(state.replay, drawn, shape[1], metrics["td_error"][: self.batch_size])), metrics

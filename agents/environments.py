@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from agents.spaces import COMPOSITE, Packed
 from agents.streams import EpisodeSeeds
 
 EXTRAS = {
@@ -29,7 +30,10 @@ class Environment:
     wrappers: Mapping[str, Callable[[gymnasium.Env], gymnasium.Env]] = field(default_factory=dict)
 
     def make(self) -> gymnasium.Env:
-        """A new environment; raises ValueError in one line, with what to install, where that fails."""
+        """A new environment, whose observations are arrays: those of a Tuple or Dict space come packed, see `agents.spaces.pack`.
+
+        Raises ValueError in one line, with what to install, where that fails.
+        """
         try:
             environment = gymnasium.make(self.id, disable_env_checker=True, **self.arguments)
         except Exception as error:  # Constructors raise anything; a person wants one line of it.
@@ -39,7 +43,7 @@ class Environment:
                 environment = wrap(environment)
             except Exception as error:
                 raise ValueError(f"wrapper {name} can't be put around {self.id}: {error}") from error
-        return environment
+        return Packed(environment) if isinstance(environment.observation_space, COMPOSITE) else environment
 
 
 def _why(name: str, error: Exception) -> str:

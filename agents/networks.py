@@ -32,10 +32,16 @@ class Network(Protocol):
 
 @frozen
 class MLP:
-    """A multilayer perceptron, initialised like torch.nn.Linear: weights and biases U(±1/√inputs)."""
+    """A multilayer perceptron, initialised like torch.nn.Linear: weights and biases U(±1/√inputs).
+
+        φ ← activation(norm(W φ + b)),  norm(x) = (x − mean x) / √(var x + 10⁻⁵) · scale + shift with `layer_norm`
+
+    Source: for the norm, Ba et al., arXiv 1607.06450; in Q-learning Gallici et al., arXiv 2407.04811.
+    """
 
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "relu"
+    layer_norm: bool = False
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
@@ -48,17 +54,21 @@ class MLP:
         return (math.prod(features), *self.hidden)[-1]
 
     def init(self, generator: torch.Generator, features: tuple[int, ...]) -> Parameters:
-        """Weights `layer.weight` and biases `layer.bias` [width], layers from 0; for a weight's shape see `linear`."""
+        """`0.weight`, `0.bias` [width] and so on, for a weight's shape see `linear`; `0.norm.weight` of 1 and `0.norm.bias` of 0 [width]."""
         parameters = {}
         for layer, (inputs, width) in enumerate(itertools.pairwise((math.prod(features), *self.hidden))):
-            parameters |= named(f"{layer}.", uniform(generator, inputs, width))
+            norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)} if self.layer_norm else {}
+            parameters |= named(f"{layer}.", uniform(generator, inputs, width) | norm)
         return parameters
 
     def __call__(self, parameters: Parameters, observation: Tensor) -> Tensor:
         """Features [batch, width] of observations [batch, *features]."""
         x = observation.reshape(observation.shape[0], -1)
         for layer in range(len(self.hidden)):
-            x = ACTIVATIONS[self.activation](linear(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"]))
+            x = linear(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
+            if self.layer_norm:
+                x = torch.nn.functional.layer_norm(x, x.shape[1:], parameters[f"{layer}.norm.weight"], parameters[f"{layer}.norm.bias"])
+            x = ACTIVATIONS[self.activation](x)
         return x
 
 

@@ -63,3 +63,8 @@ def normal(uniforms: torch.Tensor) -> torch.Tensor:
     first, second = uniforms.chunk(2)
     radius, angle = (-2 * torch.log(1 - first)).sqrt(), 2 * torch.pi * second
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])
+
+
+def paired(count: int) -> int:
+    """How many numbers `normal` takes to make at least so many."""
+    return -(-count // 2) * 2

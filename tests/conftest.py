@@ -12,6 +12,8 @@ import torch
 from agents.config import build, compose
 from tests import toys  # noqa: F401  (registers the toy environments)
 
+torch.set_num_threads(1)  # Tests are small: more threads only wait for each other.
+
 hypothesis.settings.register_profile("slow machines", deadline=None)
 hypothesis.settings.load_profile("slow machines")
 
@@ -35,8 +37,9 @@ SMALL = [
 
 def small_config(*overrides):
     """The config of a small CartPole run with further overrides."""
-    polyak = "agent/target_network=polyak" in overrides
-    return compose([*(word for word in SMALL if not (polyak and "target_network.every" in word)), *overrides])
+    # What another choice doesn't have.
+    without = [key for choice, key in (("agent/target_network=polyak", "target_network.every"), ("network=", "network.hidden")) if any(word.startswith(choice) for word in overrides)]
+    return compose([*(word for word in SMALL if not any(key in word for key in without)), *overrides])
 
 
 @pytest.fixture

@@ -60,6 +60,33 @@ class Unrepeatable(Counting):
         return np.random.default_rng().random(1).astype(np.float32)
 
 
+class Nested(Counting):
+    """Counting whose observation is said many times over, in every kind of space."""
+
+    def __init__(self, length: int = 3, terminates: bool = False, order: str = "dict") -> None:
+        super().__init__(length, terminates)
+        inner = spaces.Tuple([spaces.Discrete(200, start=-1), spaces.MultiDiscrete([200, 3]), spaces.Box(0, 255, (2, 2), np.uint8)])
+        self.order, each = order, {"number": spaces.Box(0.0, 100.0, (1,), np.float32), "bits": spaces.MultiBinary(8), "inner": inner}
+        self.observation_space = spaces.Dict(each) if order == "dict" else spaces.Tuple(list(each.values()))
+
+    def _observation(self):
+        count = self.count
+        inner = (count - 1, np.array([count, count % 3]), np.full((2, 2), count, np.uint8))
+        each = {"number": np.array([count], np.float32), "bits": np.array([count >> bit & 1 for bit in range(8)], np.int8), "inner": inner}
+        return each if self.order == "dict" else tuple(each.values())
+
+
+class Picture(Counting):
+    """Counting in a picture of two channels, as MinAtar's are."""
+
+    def __init__(self, length: int = 3, terminates: bool = False) -> None:
+        super().__init__(length, terminates)
+        self.observation_space = spaces.Box(0, 1, (10, 10, 2), np.bool_)
+
+    def _observation(self):
+        return np.arange(200).reshape(10, 10, 2) == self.count
+
+
 class Broken(gymnasium.Env):
     """Can't be made."""
 
@@ -67,6 +94,6 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Counting, Blind, Unrepeatable, Broken):
+for toy in (Identity, Counting, Blind, Unrepeatable, Nested, Picture, Broken):
     limit = 10 if toy is Identity else None
     gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps=limit)

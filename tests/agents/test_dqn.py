@@ -110,7 +110,7 @@ def _plain(agent, parameters, x):
         ({"replay": UniformReplay(10)}, "capacity 10 is smaller than batch_size 128"),
         ({"discount": 0.9, "steps": 0}, "steps must be at least 1"),
         ({"action_space": spaces.Box(-1, 1, (1,))}, "DQN needs Discrete actions"),
-        ({"observation_space": spaces.Dict({})}, "observations must be Box or Discrete"),
+        ({"observation_space": spaces.Dict({})}, "observations must be Box, Discrete"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message):
