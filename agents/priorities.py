@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rlloss.numbers import once
 
-BLOCK = 256
+BRANCHES = 16
+BLOCK = BRANCHES**2
 
 
 def draw(priority: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,23 +23,32 @@ def draw(priority: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Indices [batch], never of a priority of 0, and their probabilities priority/total [batch], float64.
     """
-    blocks = priority.unflatten(0, (-1, BLOCK))
-    sums = once(blocks.sum(-1).double())
-    block, rest = _passed(sums[None], shares * sums.sum())
-    inside = once(blocks[block].unflatten(-1, (16, 16)).double())
-    group, rest = _passed(once(inside.sum(-1)), rest)
-    last = once(inside[torch.arange(len(shares), device=shares.device), group])
-    place, _ = _passed(last, rest)
-    index = once((block * 16 + group) * 16 + place)
-    return index, priority[index].double() / sums.sum()
+    levels = [once(priority.unflatten(0, (-1, BLOCK)).sum(-1)).double()]
+    while len(levels[-1]) > BRANCHES:
+        levels.append(once(_branches(levels[-1]).sum(-1)))
+    total = levels[-1].sum()
+    index, rest = torch.zeros_like(shares, dtype=torch.long), shares * total
+    for level in reversed(levels):
+        index, rest = _descended(index, once(_branches(level)[index]), rest)
+    inside = once(priority.unflatten(0, (-1, BRANCHES, BRANCHES))[index])
+    index, rest = _descended(index, once(inside.sum(-1)), rest)
+    index, _ = _descended(index, once(priority.unflatten(0, (-1, BRANCHES))[index]), rest)
+    return index, priority[index].double() / total
 
 
-def _passed(parts: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The part [batch] of each row [batch or 1, n] at which its running sum passes what is wanted [batch], and what is left of it."""
-    running = once(parts.cumsum(-1))
-    # Rounding may leave more wanted than there is: then it's the last part that isn't 0.
-    numbers = torch.arange(parts.shape[-1], device=parts.device)
-    last = torch.where(parts > 0, numbers, 0).amax(-1)
-    chosen = once(torch.minimum((running <= wanted[:, None]).sum(-1), last))
-    before = (running - parts).expand(len(wanted), -1).gather(-1, chosen[:, None]).squeeze(-1)
-    return chosen, once((wanted - before).clamp(min=0))
+def _branches(level: Tensor) -> Tensor:
+    """A level [n] as [n/BRANCHES, BRANCHES], filled up with 0."""
+    return torch.nn.functional.pad(level, (0, -len(level) % BRANCHES)).unflatten(0, (-1, BRANCHES))
+
+
+def _descended(index: Tensor, parts: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The index one level below of the part of [batch, BRANCHES] at which the running sum passes what is wanted [batch], and what is left of that.
+
+    Where rounding leaves more wanted than there is, it's the last part that isn't 0.
+    """
+    chosen, running, before = torch.zeros_like(wanted), torch.zeros_like(wanted), torch.zeros_like(wanted)
+    for number, part in enumerate(parts.double().unbind(-1)):
+        here = (part > 0) & (running <= wanted)
+        chosen, before = torch.where(here, float(number), chosen), torch.where(here, running, before)
+        running = running + part
+    return once(index * BRANCHES + chosen.long()), once((wanted - before).clamp(min=0))
