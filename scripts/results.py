@@ -1,0 +1,51 @@
+"""Train a recipe with several seeds as one population and print its row of the results table.
+
+    python scripts/results.py dqn_cartpole --seeds 10
+
+Each seed's score is the mean return of its greedy evaluation after training, over 50 episodes. The row gives their
+mean, their interquartile mean and its 95 % bootstrap interval over seeds.
+"""
+
+import argparse
+import time
+
+import numpy as np
+from scipy import stats
+
+from agents.config import build, compose
+from agents.display import quiet
+from agents.training import train
+
+
+def main() -> None:
+    """Train and print one line of Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", help="a file of conf/experiment, without .yaml")
+    parser.add_argument("words", nargs="*", help="further settings, such as loss/value=mse")
+    parser.add_argument("--seeds", type=int, default=10, help="how many seeds (10)")
+    options = parser.parse_args()
+    words = [f"experiment={options.experiment}", "evaluation.every=0", "evaluation.episodes=50", *options.words]
+    runs = [build(compose([*words, f"seed={seed}"])) for seed in range(options.seeds)]
+    started = time.perf_counter()
+    results = train(runs, display=quiet())
+    scores = np.array([np.mean(result.evaluation_returns) for result in results])
+    low, high = interval(scores)
+    name = " ".join([options.experiment, *options.words])
+    minutes = (time.perf_counter() - started) / 60
+    print("scores by seed:", " ".join(f"{score:.1f}" for score in scores))
+    print(f"| {name} | {results[0].steps:,} | {options.seeds} | {scores.mean():.1f} | {interquartile_mean(scores):.1f} | {low:.1f} to {high:.1f} | {minutes:.1f} |")
+
+
+def interquartile_mean(scores: np.ndarray) -> float:
+    """The mean of the middle half of scores [..., seeds]. Source: Agarwal et al., arXiv 2108.13264."""
+    return stats.trim_mean(scores, 0.25, axis=-1)
+
+
+def interval(scores: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the interquartile mean over seeds."""
+    found = stats.bootstrap((scores,), interquartile_mean, method="percentile", random_state=np.random.default_rng(0))
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+if __name__ == "__main__":
+    main()
