@@ -100,7 +100,7 @@ def _legend_beside(figure: Figure, axes: Axes, rows: int = 12) -> None:
 
 def of_errors(losses: Sequence[Loss]) -> Figure:
     """ℓ, ℓ′ and ℓ″ against the error, the losses in the order in which they end on the right."""
-    error = torch.linspace(-4, 4, 800, dtype=torch.float64)  # An even number: at 0 itself derivatives are a convention.
+    error = torch.linspace(-4, 4, 801, dtype=torch.float64)
     curves = sorted(((loss.label, derivatives(loss.of_error, error)) for loss in losses), key=lambda curve: -curve[1][0][-1])
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels = {"loss ℓ(e)": 0.5, "gradient ℓ′(e)": 0.5, "curvature ℓ″(e)": 2.0}

@@ -8,7 +8,7 @@ or `torch.func.functional_call` with detached critic parameters).
 
 from torch import Tensor
 
-from rlloss.checks import floating, same_shape
+from rlloss.checks import floating, floats_of_one_shape, in_range
 from rlloss.numbers import like
 
 
@@ -49,8 +49,8 @@ def soft_actor(log_probability: Tensor, action_value: Tensor, temperature: float
     For: continuous actions with an entropy bonus (SAC).
     Source: Haarnoja et al., Soft actor-critic, arXiv 1801.01290.
     """
-    floating(log_probability=log_probability, action_value=action_value)
-    same_shape(log_probability=log_probability, action_value=action_value)
+    floats_of_one_shape(log_probability=log_probability, action_value=action_value)
+    in_range("temperature", temperature, 0)
     return like(log_probability, temperature).detach() * log_probability - action_value
 
 
@@ -73,8 +73,8 @@ def discrete_soft_actor(logits: Tensor, action_values: Tensor, temperature: floa
     For: discrete actions with an entropy bonus.
     Source: Christodoulou, Soft actor-critic for discrete action settings, arXiv 1910.07207.
     """
-    floating(logits=logits, action_values=action_values)
-    same_shape(logits=logits, action_values=action_values)
+    floats_of_one_shape(logits=logits, action_values=action_values)
+    in_range("temperature", temperature, 0)
     log_policy = logits.log_softmax(-1)
     policy = log_policy.exp()
     log_policy = log_policy.masked_fill(policy == 0, 0)  # An action ruled out by −∞ counts nothing.

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlloss.checks import floating, in_range, same_shape
+from rlloss.checks import floating, floats_of_one_shape, in_range, same_shape
 from rlloss.frozen import frozen
-from rlloss.numbers import like, wide
+from rlloss.numbers import like, times, wide
+
+# A log-probability below −CERTAIN is that of an impossible class: its exponential is 0 in any precision.
+CERTAIN = 1e4
 
 
 def binary_cross_entropy(probability: Tensor, label: Tensor) -> Tensor:
@@ -33,8 +36,7 @@ def binary_cross_entropy(probability: Tensor, label: Tensor) -> Tensor:
     For: probabilities without logits; where there are logits they keep more digits.
     Source: Good, Rational decisions (1952).
     """
-    floating(probability=probability, label=label)
-    same_shape(probability=probability, label=label)
+    floats_of_one_shape(probability=probability, label=label)
     label = label.detach()
     # What 0 multiplies is replaced before the logarithm, whose gradient would be 0/0.
     positive = label * probability.masked_fill(label == 0, 1).log()
@@ -60,10 +62,9 @@ def binary_cross_entropy_with_logits(logits: Tensor, label: Tensor) -> Tensor:
     For: yes or no: whether an episode ends, or which of two sources an action comes from (GAIL).
     Source: Cox, The regression analysis of binary sequences (1958); Ho and Ermon, arXiv 1606.03476.
     """
-    floating(logits=logits, label=label)
-    same_shape(logits=logits, label=label)
+    floats_of_one_shape(logits=logits, label=label)
     label = label.detach()
-    return -(label * logsigmoid(logits) + (1 - label) * logsigmoid(-logits))
+    return -(times(label, logsigmoid(logits)) + times(1 - label, logsigmoid(-logits)))
 
 
 def cross_entropy(probability: Tensor, label_distribution: Tensor) -> Tensor:
@@ -84,8 +85,7 @@ def cross_entropy(probability: Tensor, label_distribution: Tensor) -> Tensor:
     For: probabilities without logits, such as those of a mixture.
     Source: Good, Rational decisions (1952).
     """
-    floating(probability=probability, label_distribution=label_distribution)
-    same_shape(probability=probability, label_distribution=label_distribution)
+    floats_of_one_shape(probability=probability, label_distribution=label_distribution)
     return _cross(label_distribution.detach(), probability.masked_fill(label_distribution == 0, 1).log())
 
 
@@ -107,8 +107,7 @@ def cross_entropy_with_logits(logits: Tensor, label_distribution: Tensor) -> Ten
     For: distillation of a teacher's policy, classification with soft labels.
     Source: Bridle, Probabilistic interpretation of feedforward classification network outputs (1990).
     """
-    floating(logits=logits, label_distribution=label_distribution)
-    same_shape(logits=logits, label_distribution=label_distribution)
+    floats_of_one_shape(logits=logits, label_distribution=label_distribution)
     return _cross(label_distribution.detach(), wide(logits).log_softmax(-1)).to(logits.dtype)
 
 
@@ -181,14 +180,16 @@ def binary_focal(logits: Tensor, label: Tensor, alpha: float | Tensor, gamma: fl
     For: one of two labels is rare and most examples are easy, such as rewards or ends of episodes.
     Source: Lin et al., Focal loss for dense object detection, arXiv 1708.02002.
     """
-    floating(logits=logits, label=label)
-    same_shape(logits=logits, label=label)
+    floats_of_one_shape(logits=logits, label=label)
+    in_range("alpha", alpha, 0, 1)
+    in_range("gamma", gamma, 0)
     x, label = wide(logits), wide(label.detach())
     alpha, gamma = like(x, alpha), like(x, gamma)
-    log_yes, log_no = logsigmoid(x), logsigmoid(-x)
-    # Powers are taken of logarithms, which are finite where 1 − p rounds to 0.
-    positive = alpha * label * (gamma * log_no).exp() * log_yes
-    negative = (1 - alpha) * (1 - label) * (gamma * log_yes).exp() * log_no
+    # Powers are taken of logarithms, which are finite where 1 − p rounds to 0, and bounded, since γ multiplies their gradient.
+    bounded = x.clamp(-CERTAIN, CERTAIN)
+    hard_yes, hard_no = (gamma * logsigmoid(-bounded)).exp(), (gamma * logsigmoid(bounded)).exp()
+    positive = times(alpha * label * hard_yes, logsigmoid(x))
+    negative = times((1 - alpha) * (1 - label) * hard_no, logsigmoid(-x))
     return -(positive + negative).to(logits.dtype)
 
 
@@ -214,11 +215,12 @@ def focal(logits: Tensor, label_distribution: Tensor, alpha: float | Tensor, gam
     For: some classes are rare and most examples are easy.
     Source: Lin et al., Focal loss for dense object detection, arXiv 1708.02002.
     """
-    floating(logits=logits, label_distribution=label_distribution)
-    same_shape(logits=logits, label_distribution=label_distribution)
+    floats_of_one_shape(logits=logits, label_distribution=label_distribution)
+    in_range("alpha", alpha, 0)
+    in_range("gamma", gamma, 0)
     log_probability = wide(logits).log_softmax(-1)
     alpha, gamma = like(log_probability, alpha), like(log_probability, gamma)
-    hardness = (gamma * _log_of_others(log_probability)).exp()
+    hardness = (gamma * _log_of_others(log_probability.clamp(min=-CERTAIN))).exp()
     return (alpha * _cross(label_distribution.detach() * hardness, log_probability)).to(logits.dtype)
 
 
@@ -242,8 +244,7 @@ def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
     For: keeping a policy near another one (KL(old‖new) in TRPO and PPO), distillation.
     Source: Kullback and Leibler, On information and sufficiency (1951).
     """
-    floating(logits=logits, reference_logits=reference_logits)
-    same_shape(logits=logits, reference_logits=reference_logits)
+    floats_of_one_shape(logits=logits, reference_logits=reference_logits)
     log_probability, log_reference = wide(logits).log_softmax(-1), wide(reference_logits).log_softmax(-1)
     probability = log_probability.exp()
     return _cross(probability, log_reference - log_probability).to(logits.dtype)
@@ -349,5 +350,6 @@ def _log_of_others(log_probability: Tensor) -> Tensor:
 
 
 def _mixed(label: Tensor, smoothing: float | Tensor, classes: int) -> Tensor:
+    in_range("smoothing", smoothing, 0, 1, below=True)
     smoothing = like(label, smoothing)
     return ((1 - smoothing) * label + smoothing / classes).detach()

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from rlloss import pointwise
-from rlloss.checks import floating, in_range, same_shape
+from rlloss.checks import floating, floats_of_one_shape, has_outputs, in_range, same_shape
+from rlloss.classification import cross_entropy_with_logits
 from rlloss.frozen import frozen
-from rlloss.numbers import once, wide
+from rlloss.numbers import like, once, times, wide
 from rlloss.transforms import Identity, Transform
 from rlloss.value_losses import ScalarTarget
 
@@ -28,6 +29,8 @@ class Categorical:
     """The base of heads that hold probabilities over a support of returns.
 
         V = Σᵢ pᵢ zᵢ,  p = softmax(x),  zᵢ = h⁻¹(h(v_min) + i·(h(v_max) − h(v_min))/(bins − 1))
+
+    An affine h, and so a running scale, changes nothing: the support is spaced evenly with it and without.
 
     For: losses of the cross-entropy kind.
     Source: Bellemare, Dabney and Munos, arXiv 1707.06887.
@@ -39,37 +42,37 @@ class Categorical:
     transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
 
     def __post_init__(self) -> None:
-        in_range("bins", self.bins, 2)
+        in_range("bins", self.bins, 2, whole=True)
         in_range("vmin", self.vmin, -math.inf, above=True)
         in_range("vmax", self.vmax, -math.inf, above=True)
-        numbers = not isinstance(self.vmin, Tensor) and not isinstance(self.vmax, Tensor)
-        if numbers and self.vmin >= self.vmax:
+        if isinstance(self.vmin, Tensor) or isinstance(self.vmax, Tensor):
+            return
+        if self.vmin >= self.vmax:
             raise ValueError(f"vmin must be less than vmax, got vmin {self.vmin:g} and vmax {self.vmax:g}")
+        slope = 1 / self.support(torch.zeros(())).diff()
+        if not ((slope > 0) & slope.isfinite()).all():
+            raise ValueError(f"{self.bins} bins from vmin {self.vmin:g} to vmax {self.vmax:g} are not all different in float32")
 
     @property
     def outputs(self) -> int:
         """One output per bin."""
         return self.bins
 
-    def support(self, like: Tensor) -> Tensor:
-        """The returns [bins] that the bins stand for, with the dtype and device of `like`."""
-        share = torch.arange(self.bins, dtype=like.dtype, device=like.device) / (self.bins - 1)
-        low, high = self.ends(like)
+    def support(self, tensor: Tensor) -> Tensor:
+        """The returns [bins] that the bins stand for, with the dtype and device of a tensor."""
+        share = torch.arange(self.bins, dtype=tensor.dtype, device=tensor.device) / (self.bins - 1)
+        low, high = self.ends(tensor)
         return self.transform.inverse(low + share * (high - low))
 
-    def ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """h(v_min) and h(v_max), 0-dim."""
-        return tuple(self.transform(torch.as_tensor(end, dtype=like.dtype, device=like.device)) for end in (self.vmin, self.vmax))
+    def ends(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """h(v_min) and h(v_max), 0-dim, with the dtype and device of a tensor."""
+        return self.transform(like(tensor, self.vmin)), self.transform(like(tensor, self.vmax))
 
     def value(self, outputs: Tensor) -> Tensor:
         """The expected value [...] of logits [..., bins]."""
+        has_outputs(outputs, self.outputs)
         probabilities = wide(outputs).softmax(-1)
         return (probabilities * self.support(probabilities)).sum(-1).to(outputs.dtype)
-
-    def cross_entropy(self, outputs: Tensor, probabilities: Tensor) -> Tensor:
-        """−Σ pᵢ log softmax(x)ᵢ [...] of logits [..., bins]; no gradient reaches the probabilities."""
-        same_shape(outputs=outputs, target=probabilities)
-        return -(probabilities.detach() * wide(outputs).log_softmax(-1)).sum(-1).to(outputs.dtype)
 
 
 @frozen
@@ -85,7 +88,8 @@ class TwoHot(Categorical, ScalarTarget):
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Elementwise loss [...] of logits [..., bins] against target [...]; no gradient reaches the target."""
         floating(outputs=outputs, target=target)
-        return self.cross_entropy(outputs, self.probabilities(target))
+        has_outputs(outputs, self.outputs)
+        return cross_entropy_with_logits(outputs, self.probabilities(target))
 
     def probabilities(self, target: Tensor) -> Tensor:
         """The weights [..., bins] of targets [...]."""
@@ -117,10 +121,12 @@ class HLGauss(Categorical, ScalarTarget):
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Elementwise loss [...] of logits [..., bins] against target [...]; no gradient reaches the target."""
         floating(outputs=outputs, target=target)
-        return self.cross_entropy(outputs, self.probabilities(target))
+        has_outputs(outputs, self.outputs)
+        return cross_entropy_with_logits(outputs, self.probabilities(target))
 
     def value(self, outputs: Tensor) -> Tensor:
         """The value [...] of logits [..., bins]: the mean in the space of h, taken back."""
+        has_outputs(outputs, self.outputs)
         probabilities = wide(outputs).softmax(-1)
         transformed = (probabilities * self.transform(self.support(probabilities))).sum(-1)
         return self.transform.inverse(transformed).to(outputs.dtype)
@@ -153,8 +159,11 @@ class C51(Categorical):
     def target(self, reward: Tensor, discount: Tensor, next_outputs: Tensor) -> Tensor:
         """The projected distribution [..., bins] of r + d·Z(s′), for r and d [...] and logits [..., bins]."""
         floating(next_outputs=next_outputs, reward=reward)
-        probabilities = once(wide(next_outputs).softmax(-1))
-        same_shape(reward=reward, discount=discount, next_value=probabilities[..., 0])
+        has_outputs(next_outputs, self.outputs)
+        same_shape(reward=reward, discount=discount, next_value=next_outputs[..., 0])
+        # What follows an end may be anything, also NaN.
+        following = torch.where(discount[..., None] == 0, torch.zeros_like(next_outputs), next_outputs)
+        probabilities = once(wide(following).softmax(-1))
         support = once(self.support(probabilities))
         moved = two_hot(reward[..., None] + discount[..., None] * support, support)
         return once((probabilities[..., None] * moved).sum(-2)).detach()
@@ -171,7 +180,8 @@ class C51(Categorical):
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Elementwise loss [...] of logits [..., bins] against a distribution [..., bins]."""
         floating(outputs=outputs, target=target)
-        return self.cross_entropy(outputs, target)
+        has_outputs(outputs, self.outputs)
+        return cross_entropy_with_logits(outputs, target)
 
 
 @frozen
@@ -191,7 +201,7 @@ class QuantileHuber:
     transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
 
     def __post_init__(self) -> None:
-        in_range("quantiles", self.quantiles, 1)
+        in_range("quantiles", self.quantiles, 1, whole=True)
         in_range("kappa", self.kappa, 0, above=True)
 
     @property
@@ -201,12 +211,14 @@ class QuantileHuber:
 
     def value(self, outputs: Tensor) -> Tensor:
         """The mean [...] of the quantiles [..., N]."""
+        has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs).mean(-1)
 
     def target(self, reward: Tensor, discount: Tensor, next_outputs: Tensor) -> Tensor:
         """The quantiles [..., N] of r + d·Z(s′), for r and d [...] and outputs [..., N]."""
+        has_outputs(next_outputs, self.outputs)
         same_shape(reward=reward, discount=discount, next_value=next_outputs[..., 0])
-        return (reward[..., None] + discount[..., None] * self.transform.inverse(next_outputs)).detach()
+        return (reward[..., None] + times(discount[..., None], self.transform.inverse(next_outputs))).detach()
 
     def of_return(self, returns: Tensor) -> Tensor:
         """All probability on a return [...]: N equal quantiles [..., N]."""
@@ -218,8 +230,8 @@ class QuantileHuber:
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Elementwise loss [...] of outputs [..., N] against quantiles [..., N]; no gradient reaches the target."""
-        floating(outputs=outputs, target=target)
-        same_shape(outputs=outputs, target=target)
+        floats_of_one_shape(outputs=outputs, target=target)
+        has_outputs(outputs, self.outputs)
         tau = (torch.arange(self.quantiles, dtype=outputs.dtype, device=outputs.device) + 0.5) / self.quantiles
         error = self.transform(target.detach())[..., None, :] - outputs[..., :, None]
         weight = torch.where(error < 0, 1 - tau[:, None], tau[:, None])
@@ -233,14 +245,22 @@ def two_hot(value: Tensor, support: Tensor) -> Tensor:
 
     Args:
         value: v [...], clipped to the support.
-        support: z [bins], increasing, at least two numbers.
+        support: z [bins], increasing, at least two numbers; that it increases isn't checked.
 
     Returns:
-        w [..., bins], at most two of which aren't zero.
+        w [..., bins], at most two of which aren't zero, without gradient.
+
+    Raises:
+        ValueError: the support isn't [bins] with at least two numbers.
+        TypeError: values or support aren't floating point.
 
     For: projecting returns on a fixed support without changing their mean.
     Source: Bellemare, Dabney and Munos, arXiv 1707.06887 (Algorithm 1).
     """
+    floating(value=value, support=support)
+    if support.ndim != 1 or len(support) < 2:
+        raise ValueError(f"support must be [bins] with at least two numbers, got shape {tuple(support.shape)}")
+    value, support = value.detach(), support.detach()
     value = once(torch.minimum(torch.maximum(value, support[0]), support[-1]))[..., None]
     # The support goes on beyond both ends, by any width: no clipped value lies there.
     width = support.diff()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rlloss.checks import floating, same_shape
-from rlloss.numbers import wide
+from rlloss.numbers import times, wide
 
 
 class Objective(NamedTuple):
@@ -25,7 +25,8 @@ def empirical_loss(losses: Tensor, weights: Tensor | None = None, mask: Tensor |
         J(W) = (1/n) Σᵢ mᵢ wᵢ ℓᵢ,  n = Σᵢ mᵢ
 
     It divides by n, the number of elements that the mask keeps, and not by the sum of the weights, as
-    importance sampling asks: weights with mean 1 keep the scale of J. With nothing kept, J is 0.
+    importance sampling asks: weights with mean 1 keep the scale of J. With nothing kept, J is 0. What the mask
+    leaves out, or a weight of 0, may be infinite or NaN.
 
     Args:
         losses: ℓ, elementwise, any shape.
@@ -33,7 +34,7 @@ def empirical_loss(losses: Tensor, weights: Tensor | None = None, mask: Tensor |
         mask: m, same shape, bool: which elements count; None means all.
 
     Returns:
-        J, 0-dim.
+        J, 0-dim, with the dtype of the losses.
 
     Raises:
         ValueError: shapes differ.
@@ -43,19 +44,18 @@ def empirical_loss(losses: Tensor, weights: Tensor | None = None, mask: Tensor |
     Source: Vapnik, Principles of risk minimization for learning theory (1992).
     """
     floating(losses=losses)
-    if weights is not None:
-        floating(weights=weights)
-        same_shape(losses=losses, weights=weights)
-        weights = weights.detach()
+    weight = torch.ones_like(losses) if weights is None else weights.detach()
+    floating(weights=weight)
+    same_shape(losses=losses, weights=weight)
     if mask is None:
-        return (losses if weights is None else weights * losses).mean()
-    if mask.dtype != torch.bool:
+        count = max(losses.numel(), 1)
+    elif mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, got {mask.dtype}; compare it with 0")
-    same_shape(losses=losses, mask=mask)
-    # Not products with the mask: what is masked away may be infinite or NaN.
-    kept = torch.where(mask, losses, torch.zeros_like(losses))
-    kept = kept if weights is None else torch.where(mask, weights, torch.zeros_like(weights)) * kept
-    return (wide(kept).sum() / mask.sum().clamp(min=1)).to(losses.dtype)
+    else:
+        same_shape(losses=losses, mask=mask)
+        weight, count = torch.where(mask, weight, torch.zeros_like(weight)), mask.sum().clamp(min=1)
+    # Divided before they are added: a sum may overflow where the mean doesn't.
+    return (times(wide(weight), wide(losses)) / count).sum().to(losses.dtype)
 
 
 def total(terms: Mapping[str, Tensor]) -> Objective:
@@ -111,7 +111,8 @@ def gradient_norms(gradients: Mapping[str, Any]) -> dict[str, Tensor]:
     For: the sizes of terms as the optimiser feels them.
     Source: Chen et al., GradNorm, arXiv 1711.02257.
     """
-    return {name: _norm(gradient) for name, gradient in gradients.items()}
+    scaled = {name: _scaled(gradient) for name, gradient in gradients.items()}
+    return {name: scale * _length(vector) for name, (vector, scale) in scaled.items()}
 
 
 def gradient_cosines(gradients: Mapping[str, Any]) -> dict[tuple[str, str], Tensor]:
@@ -122,18 +123,20 @@ def gradient_cosines(gradients: Mapping[str, Any]) -> dict[tuple[str, str], Tens
     For: whether terms help each other (1), don't meet (0) or fight (−1).
     Source: Yu et al., Gradient surgery for multi-task learning, arXiv 2001.06782.
     """
-    units = {name: _unit(gradient) for name, gradient in gradients.items()}
-    return {(one, other): sum((a * b).sum() for a, b in zip(units[one], units[other], strict=True)) for one, other in itertools.combinations(units, 2)}
+    vectors = {name: _scaled(gradient)[0] for name, gradient in gradients.items()}
+    # A vector that isn't 0 has a length of at least 1.
+    units = {name: vector / _length(vector).clamp(min=1) for name, vector in vectors.items()}
+    return {(one, other): (units[one] * units[other]).sum() for one, other in itertools.combinations(units, 2)}
 
 
-def _norm(gradient: Any) -> Tensor:
-    # Of numbers within ±1: squares of very small and very large ones are 0 and infinite.
-    leaves = pytree.tree_leaves(gradient)
-    largest = torch.stack([leaf.abs().max() for leaf in leaves]).max()
+def _scaled(gradient: Any) -> tuple[Tensor, Tensor]:
+    """A gradient as one vector of numbers within ±1, the largest of them ±1, and its scale; squares of others may be 0 or infinite."""
+    leaves = [leaf.flatten() for leaf in pytree.tree_leaves(gradient)]
+    vector = torch.cat([*leaves, leaves[0].new_zeros(1)])  # The gradient may be empty.
+    largest = vector.abs().max()
     scale = torch.where(largest > 0, largest, torch.ones_like(largest))
-    return scale * sum(((leaf / scale) ** 2).sum() for leaf in leaves).sqrt()
+    return vector / scale, scale
 
 
-def _unit(gradient: Any) -> list[Tensor]:
-    norm = _norm(gradient)
-    return [leaf / torch.where(norm > 0, norm, torch.ones_like(norm)) for leaf in pytree.tree_leaves(gradient)]
+def _length(vector: Tensor) -> Tensor:
+    return vector.square().sum().sqrt()

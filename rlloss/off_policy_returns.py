@@ -9,7 +9,7 @@ from torch import Tensor
 from rlloss.checks import floating, in_range, same_shape
 from rlloss.frozen import frozen
 from rlloss.numbers import like, times
-from rlloss.returns import Estimate, Trajectory, continues, lambda_return, linear_recurrence
+from rlloss.returns import Estimate, Trajectory, continues, estimate, lambda_return, linear_recurrence
 
 
 def v_trace(
@@ -53,6 +53,10 @@ def v_trace(
     For: learning from other, or older, policies.
     Source: Espeholt et al., IMPALA, arXiv 1802.01561; leaky: Zahavy et al., arXiv 2002.12928.
     """
+    in_range("lambda_", lambda_, 0, 1)
+    for name, limit in (("clip_error", clip_error), ("clip_trace", clip_trace), ("clip_policy", clip_policy)):
+        in_range(name, limit, 0, above=True)
+    in_range("leak", leak, 0, 1)
     floating(reward=reward, discount=discount, value=value, next_value=next_value, ratio=ratio)
     same_shape(reward=reward, discount=discount, truncated=truncated, value=value, next_value=next_value, ratio=ratio)
 
@@ -94,6 +98,7 @@ def retrace(reward: Tensor, discount: Tensor, truncated: Tensor, action_value: T
     For: action values from a replay of sequences, safe for any behaviour.
     Source: Munos et al., Safe and efficient off-policy reinforcement learning, arXiv 1606.02647.
     """
+    in_range("lambda_", lambda_, 0, 1)
     floating(reward=reward, discount=discount, action_value=action_value, next_value=next_value, ratio=ratio)
     same_shape(reward=reward, discount=discount, truncated=truncated, action_value=action_value, next_value=next_value, ratio=ratio)
     trace = like(ratio, lambda_) * ratio.clamp(max=1.0)
@@ -148,6 +153,7 @@ def watkins_q_lambda(reward: Tensor, discount: Tensor, truncated: Tensor, next_v
     For: multi-step Q-learning without bias.
     Source: Watkins, Learning from delayed rewards (1989).
     """
+    in_range("lambda_", lambda_, 0, 1)
     same_shape(reward=reward, greedy=greedy)
     greedy = greedy.to(reward.dtype)
     return lambda_return(reward, discount, truncated, next_value, like(reward, lambda_) * torch.cat([greedy[1:], greedy[:1]]))
@@ -204,8 +210,7 @@ class Retrace:
     def __call__(self, trajectory: Trajectory) -> Estimate:
         """Value targets and advantages, without gradient; raises ValueError without ratios."""
         _need_ratio(self, trajectory)
-        returns = retrace(*trajectory, self.lambda_)
-        return Estimate(returns, (returns - trajectory.value).detach())
+        return estimate(retrace(*trajectory, self.lambda_), trajectory.value)
 
 
 @frozen
@@ -228,8 +233,7 @@ class PengQLambda:
     def __call__(self, trajectory: Trajectory) -> Estimate:
         """Value targets and advantages, without gradient."""
         reward, discount, truncated, value, next_value, _ = trajectory
-        returns = peng_q_lambda(reward, discount, truncated, next_value, self.lambda_)
-        return Estimate(returns, (returns - value).detach())
+        return estimate(peng_q_lambda(reward, discount, truncated, next_value, self.lambda_), value)
 
 
 @frozen
@@ -255,8 +259,7 @@ class WatkinsQLambda:
         """Value targets and advantages, without gradient; raises ValueError without ratios."""
         _need_ratio(self, trajectory)
         reward, discount, truncated, value, next_value, ratio = trajectory
-        returns = watkins_q_lambda(reward, discount, truncated, next_value, ratio > 0, self.lambda_)
-        return Estimate(returns, (returns - value).detach())
+        return estimate(watkins_q_lambda(reward, discount, truncated, next_value, ratio > 0, self.lambda_), value)
 
 
 def _need_ratio(estimator: object, trajectory: Trajectory) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rlloss.checks import floating, same_shape
+from rlloss.checks import floating, floats_of_one_shape, in_range, same_shape
+from rlloss.numbers import like
 
 
 def entropy_bonus(logits: Tensor) -> Tensor:
@@ -51,8 +52,7 @@ def kl_k1(log_probability: Tensor, reference_log_probability: Tensor) -> Tensor:
     For: a penalty inside the reward.
     Source: Schulman, Approximating KL divergence (2020).
     """
-    floating(log_probability=log_probability, reference_log_probability=reference_log_probability)
-    same_shape(log_probability=log_probability, reference_log_probability=reference_log_probability)
+    floats_of_one_shape(log_probability=log_probability, reference_log_probability=reference_log_probability)
     return log_probability - reference_log_probability.detach()
 
 
@@ -164,8 +164,9 @@ def elastic_net(parameters: Mapping[str, Tensor], l1_share: float | Tensor = 0.5
     For: sparse weights where several inputs say the same.
     Source: Zou and Hastie, Regularization and variable selection via the elastic net (2005).
     """
+    in_range("l1_share", l1_share, 0, 1)
     absolute, square = l1(parameters), l2(parameters)
-    share = torch.as_tensor(l1_share, dtype=square.dtype, device=square.device)
+    share = like(square, l1_share)
     return share * absolute + (1 - share) * square
 
 
@@ -189,8 +190,9 @@ def cql(action_values: Tensor, action: Tensor, temperature: float | Tensor = 1.0
     Source: Kumar et al., Conservative Q-learning, arXiv 2006.04779.
     """
     floating(action_values=action_values)
+    in_range("temperature", temperature, 0, above=True)
     same_shape(action=action, states=action_values[..., 0])
-    temperature = torch.as_tensor(temperature, dtype=action_values.dtype, device=action_values.device)
+    temperature = like(action_values, temperature)
     # As a log-softmax nothing cancels where the values are large.
     return -temperature * (action_values / temperature).log_softmax(-1).gather(-1, action[..., None]).squeeze(-1)
 
@@ -216,8 +218,7 @@ def dr3(features: Tensor, next_features: Tensor) -> Tensor:
     For: bootstrapping for long on the same data, where features of neighbours grow alike.
     Source: Kumar et al., DR3, arXiv 2112.04716.
     """
-    floating(features=features, next_features=next_features)
-    same_shape(features=features, next_features=next_features)
+    floats_of_one_shape(features=features, next_features=next_features)
     return (features * next_features).sum(-1)
 
 

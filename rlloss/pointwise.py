@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from rlloss.checks import floating, same_shape
-from rlloss.numbers import like
+from rlloss.checks import floating, floats_of_one_shape, in_range
+from rlloss.numbers import like, wide
 
 
 def squared_error(error: Tensor) -> Tensor:
@@ -67,10 +67,11 @@ def huber(error: Tensor, delta: float | Tensor) -> Tensor:
     Source: Huber, Robust estimation of a location parameter (1964).
     """
     floating(error=error)
-    magnitude = error.abs()
-    # min(|e|, δ) keeps the unused branch finite, so no gradient overflows where |e| is huge.
-    quadratic = torch.minimum(magnitude, like(error, delta))
-    return quadratic * (magnitude - 0.5 * quadratic)
+    in_range("delta", delta, 0, above=True)
+    delta = like(error, delta)
+    # Both zones in one: nothing overflows where |e| is huge, and without |e| the curvature at 0 is no convention.
+    clipped = error.clamp(-delta, delta)
+    return clipped * (error - 0.5 * clipped)
 
 
 def smooth_l1(error: Tensor, beta: float | Tensor) -> Tensor:
@@ -90,9 +91,10 @@ def smooth_l1(error: Tensor, beta: float | Tensor) -> Tensor:
     Source: Girshick, Fast R-CNN, arXiv 1504.08083.
     """
     floating(error=error)
-    magnitude = error.abs()
-    quadratic = torch.minimum(magnitude, like(error, beta))
-    return quadratic / like(error, beta) * (magnitude - 0.5 * quadratic)
+    in_range("beta", beta, 0, above=True)
+    beta = like(error, beta)
+    clipped = error.clamp(-beta, beta)
+    return clipped / beta * (error - 0.5 * clipped)
 
 
 def pseudo_huber(error: Tensor, delta: float | Tensor) -> Tensor:
@@ -111,9 +113,13 @@ def pseudo_huber(error: Tensor, delta: float | Tensor) -> Tensor:
     Source: Charbonnier et al., Deterministic edge-preserving regularization (1997).
     """
     floating(error=error)
+    in_range("delta", delta, 0, above=True)
     delta = like(error, delta)
-    # Not the root minus one, which cancels for small errors, nor e², which overflows for large ones.
-    return delta * error * (error / (torch.hypot(error, delta.expand_as(error)) + delta))
+    root = torch.hypot(error, delta.expand_as(error))
+    # Two forms: root − δ cancels for small errors, and e² overflows for large ones.
+    within = error.abs() < delta
+    near = torch.where(within, error, torch.zeros_like(error))
+    return torch.where(within, near * (near * (delta / (root + delta))), delta * (root - delta))
 
 
 def log_cosh(error: Tensor) -> Tensor:
@@ -131,8 +137,7 @@ def log_cosh(error: Tensor) -> Tensor:
     Source: Green, Bayesian reconstructions from emission tomography data (1990).
     """
     floating(error=error)
-    magnitude = error.abs()
-    near = magnitude.clamp(max=1.0)
+    magnitude, near = error.abs(), error.clamp(-1.0, 1.0)
     # Two forms, since each loses all digits where the other is used.
     small = 0.5 * torch.log1p(torch.sinh(near) ** 2)
     large = magnitude + torch.log1p(torch.exp(-2 * magnitude)) - math.log(2)
@@ -155,6 +160,7 @@ def quantile(error: Tensor, tau: float | Tensor) -> Tensor:
     Source: Koenker and Bassett, Regression quantiles (1978).
     """
     floating(error=error)
+    in_range("tau", tau, 0, 1, above=True, below=True)
     return error.relu() - like(error, tau) * error
 
 
@@ -174,6 +180,7 @@ def expectile(error: Tensor, tau: float | Tensor) -> Tensor:
     Source: Newey and Powell, Asymmetric least squares (1987); Kostrikov et al., arXiv 2110.06169.
     """
     floating(error=error)
+    in_range("tau", tau, 0, 1, above=True, below=True)
     tau = like(error, tau)
     return torch.where(error > 0, 1 - tau, tau) * error * error
 
@@ -196,8 +203,7 @@ def gaussian_nll(error: Tensor, log_variance: Tensor) -> Tensor:
     For: noise that differs between states: noisy targets count less.
     Source: Nix and Weigend, Estimating the mean and variance of the target probability distribution (1994).
     """
-    floating(error=error, log_variance=log_variance)
-    same_shape(error=error, log_variance=log_variance)
+    floats_of_one_shape(error=error, log_variance=log_variance)
     scaled = error * torch.exp(-0.5 * log_variance)
     return 0.5 * (log_variance + scaled * scaled)
 
@@ -222,28 +228,31 @@ def robust(error: Tensor, alpha: float | Tensor, scale: float | Tensor) -> Tenso
     Source: Barron, A general and adaptive robust loss function, arXiv 1701.03077.
     """
     floating(error=error)
-    alpha = like(error, alpha)
-    x = error.abs() / like(error, scale)
+    in_range("alpha", alpha, -math.inf, 2)
+    in_range("scale", scale, 0, above=True)
+    e = wide(error)
+    alpha, scale = like(e, alpha), like(e, scale)
+    x, zero = e / scale, torch.zeros_like(e)
     # Formulas blow up at α = 2 and −∞; each is computed with a harmless α where it isn't used.
-    square, welsch = alpha > 1.9999, alpha < -1e4
-    a = torch.where(square | welsch, torch.ones_like(alpha), alpha)
-    b = 2 - a
-    log = _log1p_square(x / b.sqrt())
-    # Where the power overflows, the loss stops growing, so that its gradient is no NaN.
-    general = 0.5 * b * log * _exprel((0.5 * a * log).clamp(max=math.log(torch.finfo(x.dtype).max) - 0.7))
-    near = torch.where(welsch, x, torch.zeros_like(x)).clamp(max=20.0)
-    limit = torch.where(welsch, -torch.expm1(-0.5 * near * near), 0.5 * torch.where(square, x, torch.zeros_like(x)) ** 2)
-    return torch.where(square | welsch, limit, general)
+    square, welsch = alpha == 2, alpha < -1e4
+    general = _barron(e, scale, torch.where(square | welsch, torch.ones_like(alpha), alpha))
+    near = torch.where(welsch, x, zero).clamp(-20.0, 20.0)
+    limit = torch.where(welsch, -torch.expm1(-0.5 * near * near), 0.5 * torch.where(square, x, zero) ** 2)
+    return torch.where(square | welsch, limit, general).to(error.dtype)
 
 
-def _log1p_square(x: Tensor) -> Tensor:
-    """log(1 + x²) for x ≥ 0, also where x² overflows."""
-    near = x.clamp(max=1e4)
-    return torch.where(x < 1e4, torch.log1p(near * near), 2 * torch.log(x.clamp(min=1e4)))
-
-
-def _exprel(x: Tensor) -> Tensor:
-    """(exp(x) − 1)/x, 1 at x = 0, with its gradient."""
-    tiny = x.abs() < 1e-4
-    safe = torch.where(tiny, torch.ones_like(x), x)
-    return torch.where(tiny, 1 + x / 2 + x * x / 6, torch.expm1(safe) / safe)
+def _barron(error: Tensor, scale: Tensor, a: Tensor) -> Tensor:
+    """Barron's loss for −∞ < α < 2, as b/α·(exp(z) − 1) with b = 2 − α and z = ½α·log(x²/b + 1)."""
+    x, b, one = error / scale, 2 - a, torch.ones_like(error)
+    far = x.abs() > 1e8 * b.sqrt()
+    near = torch.where(far, torch.zeros_like(x), x)
+    # Where the 1 doesn't count, log|e| − log c: the quotient may overflow.
+    log_square = 2 * (torch.where(far, error.abs(), one).log() - scale.log()) - b.log()
+    log = torch.where(far, log_square, torch.log1p(near * near / b))
+    z = 0.5 * a * log
+    # A series towards α = 0; and a power where the exponential would overflow before its gradient does.
+    small, steep = z.abs() < 1e-4, z > 40
+    series = 0.5 * b * log * (1 + z / 2 + z * z / 6)
+    safe = torch.where(small, one, a)
+    power = b ** (0.5 * b) / safe * torch.where(steep, x.abs(), one) ** a
+    return torch.where(small, series, torch.where(steep, power, b / safe * torch.expm1(z.clamp(max=40.0))))

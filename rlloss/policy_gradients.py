@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from rlloss.checks import floating, same_shape
+from rlloss.checks import floating, floats_of_one_shape, in_range
 from rlloss.numbers import like
 
 
@@ -33,8 +33,7 @@ def policy_gradient(log_probability: Tensor, advantage: Tensor) -> Tensor:
     For: data from the current policy, used once (REINFORCE, A2C).
     Source: Williams, Simple statistical gradient-following algorithms (1992); Mnih et al., arXiv 1602.01783.
     """
-    floating(log_probability=log_probability, advantage=advantage)
-    same_shape(log_probability=log_probability, advantage=advantage)
+    floats_of_one_shape(log_probability=log_probability, advantage=advantage)
     return -log_probability * advantage.detach()
 
 
@@ -60,8 +59,10 @@ def v_trace_policy_gradient(
     For: data from a policy a few updates old, as with asynchronous actors.
     Source: Espeholt et al., IMPALA, arXiv 1802.01561.
     """
+    in_range("clip_ratio", clip_ratio, 0, math.inf, above=True)
     log_ratio = _log_ratio(log_probability, behaviour_log_probability, advantage).detach()
-    weight = torch.minimum(log_ratio, like(log_ratio, clip_ratio).log()).exp()
+    # Finite also without a clip: no weight makes a NaN of an advantage of 0.
+    weight = torch.minimum(log_ratio, like(log_ratio, clip_ratio).log()).exp().clamp(max=torch.finfo(log_ratio.dtype).max)
     return -weight * log_probability * advantage.detach()
 
 
@@ -100,6 +101,9 @@ def ppo_clip(
     For: several epochs over the same on-policy data.
     Source: Schulman et al., arXiv 1707.06347; dual clip: Ye et al., arXiv 1912.09729.
     """
+    in_range("low", low, 0, 1)
+    in_range("high", high, 0)
+    in_range("dual", dual, 1, math.inf, above=True)
     log_ratio = _log_ratio(log_probability, behaviour_log_probability, advantage)
     low, high, dual = (like(log_ratio, number) for number in (low, high, dual))
     good = advantage >= 0
@@ -131,6 +135,7 @@ def ppo_kl(log_probability: Tensor, behaviour_log_probability: Tensor, advantage
     For: several epochs over the same data with a soft limit on the change of the policy.
     Source: Schulman et al., arXiv 1707.06347; the estimator: Schulman, Approximating KL divergence (2020).
     """
+    in_range("coefficient", coefficient, 0)
     log_ratio = _log_ratio(log_probability, behaviour_log_probability, advantage)
     advantage, coefficient = advantage.detach(), like(log_ratio, coefficient)
     # One product with r, not two: the difference of two that overflow is NaN.
@@ -155,6 +160,8 @@ def adapt_coefficient(coefficient: float | Tensor, kl: Tensor, target: float | T
     Source: Schulman et al., arXiv 1707.06347.
     """
     floating(kl=kl)
+    in_range("coefficient", coefficient, 0)
+    in_range("target", target, 0, above=True)
     coefficient, target = like(kl, coefficient), like(kl, target)
     smaller = torch.where(kl < target / 1.5, coefficient / 2, coefficient)
     return torch.where(kl > 1.5 * target, coefficient * 2, smaller).detach()
@@ -183,6 +190,7 @@ def spo(log_probability: Tensor, behaviour_log_probability: Tensor, advantage: T
     For: many epochs over the same data, where PPO's ratios drift out of their bounds.
     Source: Xie et al., Simple policy optimization, arXiv 2401.16025.
     """
+    in_range("epsilon", epsilon, 0, above=True)
     log_ratio = _log_ratio(log_probability, behaviour_log_probability, advantage)
     advantage, epsilon = advantage.detach(), like(log_ratio, epsilon)
     excess = _excess(log_ratio, advantage)
@@ -211,8 +219,9 @@ def advantage_weighted_regression(
     For: offline data, or replayed data whose behaviour is unknown.
     Source: Peng et al., Advantage-weighted regression, arXiv 1910.00177.
     """
-    floating(log_probability=log_probability, advantage=advantage)
-    same_shape(log_probability=log_probability, advantage=advantage)
+    floats_of_one_shape(log_probability=log_probability, advantage=advantage)
+    in_range("temperature", temperature, 0, above=True)
+    in_range("max_weight", max_weight, 0, above=True)
     exponent = advantage.detach() / like(advantage, temperature)
     return -torch.minimum(exponent, like(advantage, max_weight).log()).exp() * log_probability
 
@@ -237,9 +246,7 @@ def behaviour_cloning(log_probability: Tensor) -> Tensor:
 
 def _log_ratio(log_probability: Tensor, behaviour_log_probability: Tensor, advantage: Tensor) -> Tensor:
     """log r = log π − log μ, once all three are checked."""
-    tensors = {"log_probability": log_probability, "behaviour_log_probability": behaviour_log_probability, "advantage": advantage}
-    floating(**tensors)
-    same_shape(**tensors)
+    floats_of_one_shape(log_probability=log_probability, behaviour_log_probability=behaviour_log_probability, advantage=advantage)
     return log_probability - behaviour_log_probability.detach()
 
 

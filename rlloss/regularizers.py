@@ -9,13 +9,13 @@ import abc
 from collections.abc import Collection, Mapping
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from rlloss import penalties
 from rlloss.checks import in_range
 from rlloss.classification import kl_divergence
 from rlloss.frozen import frozen
+from rlloss.numbers import like
 
 
 class Observed(NamedTuple):
@@ -82,7 +82,7 @@ class Penalty(abc.ABC):
         if absent:
             raise ValueError(f"{type(self).__name__} needs {', '.join(absent)}, which this agent doesn't observe")
         mean = self.penalty(*(getattr(observed, name) for name in self.needs)).mean()
-        return torch.as_tensor(self.weight, dtype=mean.dtype, device=mean.device) * mean
+        return like(mean, self.weight) * mean
 
     @abc.abstractmethod
     def penalty(self, *needed: Tensor) -> Tensor:

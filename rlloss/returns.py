@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rlloss.checks import floating, in_range, same_shape
+from rlloss.checks import floating, floats_of_one_shape, in_range, same_shape
 from rlloss.frozen import frozen
 from rlloss.numbers import like, times
 
@@ -62,6 +62,8 @@ def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
     Within a block of L rows it is a chain, x_t = A_t + B_t·x_{t+L}, computed for all blocks at once; what
     enters a block, the first x of the next one, obeys a recurrence over blocks, solved in the same way.
 
+    A product of factors that overflows counts as the largest number: what it should cancel with may come out wrong.
+
     Args:
         constant: a [time, ...], finite.
         factor: b, same shape, finite; 0 cuts the recurrence.
@@ -75,8 +77,7 @@ def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
     For: every return below.
     Source: Blelloch, Prefix sums and their applications (1990).
     """
-    floating(constant=constant, factor=factor)
-    same_shape(constant=constant, factor=factor)
+    floats_of_one_shape(constant=constant, factor=factor)
     if not constant.numel():
         return constant
     return _solved(constant.reshape(len(constant), -1), factor.reshape(len(factor), -1)).reshape(constant.shape)
@@ -91,9 +92,11 @@ def _solved(constant: Tensor, factor: Tensor) -> Tensor:
     a, b = (torch.nn.functional.pad(x, padding).unflatten(0, (-1, length)).unbind(1)[::-1] for x in (constant, factor))
     entering = torch.zeros_like(a[0])
     if time > length:
+        # Infinite products would make NaN of zeros that they meet.
+        largest = torch.finfo(factor.dtype).max
         first, product = a[0], b[0]
         for a_t, b_t in zip(a[1:], b[1:], strict=True):
-            first, product = a_t + b_t * first, b_t * product
+            first, product = a_t + b_t * first, (b_t * product).clamp(-largest, largest)
         entering = torch.cat([_solved(first, product)[1:], entering[:1]])
     x = [entering]
     for a_t, b_t in zip(a, b, strict=True):
@@ -122,6 +125,7 @@ def lambda_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_valu
     For: value targets between bootstrapping at once and never.
     Source: Sutton, Learning to predict by the methods of temporal differences (1988).
     """
+    in_range("lambda_", lambda_, 0, 1)
     floating(reward=reward, discount=discount, next_value=next_value)
     same_shape(reward=reward, discount=discount, truncated=truncated, next_value=next_value)
     trace = continues(truncated, reward) * like(reward, lambda_)
@@ -149,7 +153,7 @@ def n_step_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_valu
     For: value targets that look n rewards ahead.
     Source: Watkins (1989); Sutton and Barto, Reinforcement learning (2018), chapter 7.
     """
-    in_range("n", n, 1)
+    in_range("n", n, 1, whole=True)
     floating(reward=reward, discount=discount, next_value=next_value)
     same_shape(reward=reward, discount=discount, truncated=truncated, next_value=next_value)
     on = continues(truncated, reward)
@@ -182,22 +186,34 @@ def gae(reward: Tensor, discount: Tensor, truncated: Tensor, value: Tensor, next
     For: advantages of policy gradients, λ trading bias for variance.
     Source: Schulman et al., High-dimensional continuous control, arXiv 1506.02438.
     """
+    in_range("lambda_", lambda_, 0, 1)
     floating(reward=reward, discount=discount, value=value, next_value=next_value)
     same_shape(reward=reward, discount=discount, truncated=truncated, value=value, next_value=next_value)
     error = reward + times(discount, next_value) - value
     return linear_recurrence(error, discount * continues(truncated, reward) * like(reward, lambda_)).detach()
 
 
-def continues(truncated: Tensor, like: Tensor) -> Tensor:
-    """1 where row t+1 goes on with row t's trajectory, 0 at a cut and in the last row.
+def continues(truncated: Tensor, reward: Tensor) -> Tensor:
+    """1 where row t+1 goes on with row t's trajectory, 0 at a cut and in the last row, with the reward's dtype.
 
         m_t = 1 − truncated_t,  m_{T−1} = 0
 
     For: keeping episodes apart.
     Source: Pardo et al., Time limits in reinforcement learning, arXiv 1712.00378.
     """
-    on = 1 - truncated.to(like.dtype)
+    on = 1 - truncated.to(reward.dtype)
     return torch.cat([on[:-1], torch.zeros_like(on[-1:])])
+
+
+def estimate(returns: Tensor, value: Tensor) -> Estimate:
+    """Returns as value targets, and their advantages over the values.
+
+        y_t = G_t,  A_t = G_t − V(s_t)
+
+    For: estimators whose advantage is one step of their return.
+    Source: Sutton and Barto, Reinforcement learning (2018), chapter 13.
+    """
+    return Estimate(returns, (returns - value).detach())
 
 
 @frozen
@@ -244,8 +260,7 @@ class TDLambda:
     def __call__(self, trajectory: Trajectory) -> Estimate:
         """Value targets and advantages, without gradient."""
         reward, discount, truncated, value, next_value, _ = trajectory
-        returns = lambda_return(reward, discount, truncated, next_value, self.lambda_)
-        return Estimate(returns, (returns - value).detach())
+        return estimate(lambda_return(reward, discount, truncated, next_value, self.lambda_), value)
 
 
 @frozen
@@ -263,10 +278,9 @@ class NStep:
     reads = Trajectory
 
     def __post_init__(self) -> None:
-        in_range("n", self.n, 1)
+        in_range("n", self.n, 1, whole=True)
 
     def __call__(self, trajectory: Trajectory) -> Estimate:
         """Value targets and advantages, without gradient."""
         reward, discount, truncated, value, next_value, _ = trajectory
-        returns = n_step_return(reward, discount, truncated, next_value, self.n)
-        return Estimate(returns, (returns - value).detach())
+        return estimate(n_step_return(reward, discount, truncated, next_value, self.n), value)

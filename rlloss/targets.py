@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlloss.checks import in_range, same_shape
 from rlloss.frozen import frozen
+from rlloss.numbers import like, times
 from rlloss.value_losses import ValueLoss
 
 Outputs = Callable[[], Tensor]
@@ -188,7 +189,7 @@ class MunchausenQLearning:
             log_policy = (value_loss.value(step.current()) / self.temperature).log_softmax(-1)
             taken = log_policy.gather(-1, step.action[:, None]).squeeze(-1)
             bonus = (self.temperature * taken).clamp(max=0)
-            reward = step.reward + self.alpha * torch.maximum(bonus, torch.as_tensor(self.lowest, dtype=bonus.dtype, device=bonus.device))
+            reward = step.reward + self.alpha * torch.maximum(bonus, like(bonus, self.lowest))
             return _soft_target(value_loss, reward, step.discount, step.target(), self.temperature)
 
 
@@ -284,7 +285,7 @@ def mixed_target(value_loss: ValueLoss, reward: Tensor, discount: Tensor, output
     Args:
         value_loss: makes the target of each action.
         reward: r [batch].
-        discount: d [batch].
+        discount: d [batch]; where it is 0 outputs, policy and bonus may be anything.
         outputs: [batch, actions, outputs] at the next state.
         policy: π(a|s′) [batch, actions].
         bonus: b [batch, actions], added to each action's value, such as an entropy; None for 0.
@@ -297,7 +298,9 @@ def mixed_target(value_loss: ValueLoss, reward: Tensor, discount: Tensor, output
     """
     discount = discount[:, None].expand(policy.shape)
     reward = reward[:, None].expand(policy.shape)
-    reward = reward if bonus is None else reward + discount * bonus
+    reward = reward if bonus is None else reward + times(discount, bonus)
+    # Behind an end outputs may be NaN, and the policy with them; there every action has the same target.
+    policy = torch.where(discount == 0, torch.full_like(policy, 1 / policy.shape[-1]), policy)
     targets = value_loss.target(reward, discount, outputs)
     weights = policy.reshape(policy.shape + (1,) * (targets.ndim - policy.ndim))
     return (weights * targets).sum(1).detach()

@@ -99,6 +99,8 @@ class Affine:
 
         h(v) = (v − shift)/scale
 
+    For scalar and quantile heads: it leaves an evenly spaced support, and with it a categorical head, as it is.
+
     For: returns whose size is known, and the transform of a running scale.
     Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
     """
@@ -133,7 +135,8 @@ class PopArt:
 
         μ ← μ + a(E[G] − μ),  σ² ← (1−a)(σ² + a(E[G] − μ)²) + a·Var[G],  a = β/(1 − (1−β)ᵗ);  h(v) = (v − μ)/σ
 
-    It is no transform itself, since its state changes: `transform(moments)` is the one of a moment.
+    It is no transform itself, since its state changes: `transform(moments)` is the one of a moment. Categorical
+    heads don't profit: an affine h leaves their support, which must hold the returns from the start, as it is.
 
     For: returns whose size isn't known, or grows during training.
     Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
@@ -171,7 +174,7 @@ class PopArt:
 
             w′ = w·σ/σ′,  b′ = (σb + μ − μ′)/σ′
 
-        Categorical heads need none of it: their outputs are logits, and their values move with their support.
+        Categorical heads need none of it: an affine h moves neither their support nor their values.
         """
         ratio = before.scale / after.scale
         return weight * ratio, bias * ratio + (before.shift - after.shift) / after.scale

@@ -17,13 +17,15 @@ six members above.
 
 import abc
 import dataclasses
+import math
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from rlloss import pointwise
-from rlloss.checks import floating, in_range, same_shape
+from rlloss.checks import floating, has_outputs, in_range, same_shape
 from rlloss.frozen import frozen
+from rlloss.numbers import like, times
 from rlloss.transforms import Identity, Transform
 
 
@@ -59,7 +61,7 @@ class ScalarTarget:
 
         Args:
             reward: r [...].
-            discount: d = γ·(1 − terminated) [...]; truncation is not termination.
+            discount: d = γ·(1 − terminated) [...]; truncation is not termination. Where it is 0 the next outputs may be anything.
             next_outputs: outputs at the next state [..., outputs].
 
         Raises:
@@ -69,7 +71,7 @@ class ScalarTarget:
         """
         next_value = self.value(next_outputs)
         same_shape(reward=reward, discount=discount, next_value=next_value)
-        return (reward + discount * next_value).detach()
+        return (reward + times(discount, next_value)).detach()
 
     def of_return(self, returns: Tensor) -> Tensor:
         """The target for a return [...]: the return itself, without gradient."""
@@ -109,13 +111,13 @@ class ScalarHead(ScalarTarget, abc.ABC):
 
     def value(self, outputs: Tensor) -> Tensor:
         """The value [...] of outputs [..., 1]: h⁻¹(x)."""
+        has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs.squeeze(-1))
 
     def error(self, outputs: Tensor, target: Tensor) -> Tensor:
         """x − h(y) [...], refusing shapes that differ; no gradient reaches the target y."""
         floating(outputs=outputs, target=target)
-        if outputs.shape[-1] != 1:
-            raise ValueError(f"outputs must be [..., 1], got shape {tuple(outputs.shape)}; a scalar head has one output per value")
+        has_outputs(outputs, self.outputs)
         output = outputs.squeeze(-1)
         same_shape(value=output, target=target)
         return output - self.transform(target.detach())
@@ -318,8 +320,7 @@ class Robust(ScalarHead):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha != -float("inf"):
-            in_range("alpha", self.alpha, -1e30, 2)
+        in_range("alpha", self.alpha, -math.inf, 2)
         in_range("scale", self.scale, 0, above=True)
 
     @property
@@ -352,12 +353,14 @@ class GaussianNLL(ScalarTarget):
 
     def value(self, outputs: Tensor) -> Tensor:
         """The value [...] of outputs [..., 2]."""
+        has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs[..., 0])
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Elementwise loss [...] of outputs [..., 2] against target [...]; no gradient reaches the target."""
         floating(outputs=outputs, target=target)
+        has_outputs(outputs, self.outputs)
         mean, log_variance = outputs.unbind(-1)
         same_shape(value=mean, target=target)
-        log_variance = log_variance.clamp(-self.log_variance_limit, self.log_variance_limit)
-        return pointwise.gaussian_nll(mean - self.transform(target.detach()), log_variance)
+        limit = like(log_variance, self.log_variance_limit)
+        return pointwise.gaussian_nll(mean - self.transform(target.detach()), log_variance.clamp(-limit, limit))

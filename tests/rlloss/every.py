@@ -1,5 +1,7 @@
 """All value losses, each with hyperparameters that aren't its defaults."""
 
+import math
+
 from rlloss import (
     C51,
     MSE,
@@ -33,6 +35,7 @@ VALUE_LOSSES = [
     Quantile(0.3),
     Expectile(0.7),
     Robust(0.5, 2.0, matched_curvature=True),
+    *(Robust(alpha) for alpha in (2.0, 1.9999, 0.0, -math.inf)),
     GaussianNLL(),
     TwoHot(21, -10.0, 12.0),
     TwoHot(21, -10.0, 12.0, transform=SignedLog()),

@@ -182,7 +182,7 @@ def test_kl_is_cross_entropy_less_entropy(one, other):
     assert kl_divergence(p, p) == 0
 
 
-@given(logit_rows, st.floats(0, 1, exclude_max=True))
+@given(logit_rows, st.floats(0, 0.999))
 def test_smoothing_keeps_the_sum_and_the_share_of_the_uniform(row, smoothing):
     label = tensor(row).softmax(-1)
     found = smooth_labels(label, smoothing)
@@ -403,3 +403,37 @@ def test_integer_labels_out_of_range_are_never_ignored(number):
 def test_ranges(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_certain_logits_cost_nothing_or_everything():
+    x, y = tensor([math.inf, -math.inf, math.inf, -math.inf]), tensor([1.0, 0.0, 0.0, 1.0])
+    gradient = torch.func.grad(lambda x: binary_cross_entropy_with_logits(x, y).sum())(x)
+    assert binary_cross_entropy_with_logits(x, y).tolist() == [0, 0, math.inf, math.inf] and gradient.tolist() == [0, 0, 1, -1]
+    assert binary_focal(x, y, 0.25, 2.0).tolist() == [0, 0, math.inf, math.inf]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 1e10, 1e30])
+def test_focal_gradients_are_finite_at_any_gamma(gamma):
+    x = torch.tensor([1e30, -1e30, 1e30, -1e30, 1e4, -3.0])
+    y = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    gradient = torch.func.grad(lambda x: binary_focal(x, y, 0.25, gamma).sum())(x)
+    assert gradient[:4].tolist() == [0, 0, 0.75, -0.25] and gradient.isfinite().all()
+    rows, label = torch.stack([x, torch.zeros(6)], -1), torch.stack([y, 1 - y], -1)
+    gradient = torch.func.grad(lambda x: focal(x, label, 1.0, gamma).sum())(rows)
+    assert gradient[:4, 0].tolist() == [0, 0, 1, -1] and gradient.isfinite().all()
+
+
+def test_focal_of_a_labelled_class_that_is_ruled_out_is_infinite_with_a_finite_gradient():
+    logits, label = tensor([-math.inf, 0.0, 1.0]), tensor([1.0, 0.0, 0.0])
+    gradient, loss = torch.func.grad_and_value(focal)(logits, label, 1.0, 2.0)
+    assert loss == math.inf
+    close(gradient, torch.func.grad(cross_entropy_with_logits)(logits, label))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda x: smooth_labels(x, 1.0), lambda x: binary_focal(x, x, 2.0, 1.0), lambda x: binary_focal(x, x, 0.5, -1.0), lambda x: focal(x, x, -1.0, 2.0)],
+)
+def test_the_functions_refuse_numbers_out_of_range(call):
+    with pytest.raises(ValueError, match="must be at least 0"):
+        call(torch.full((2, 2), 0.5))

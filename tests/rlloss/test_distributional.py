@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlloss import C51, HLGauss, QuantileHuber, SignedHyperbolic, SignedLog, TwoHot, two_hot
+from rlloss import C51, Affine, HLGauss, QuantileHuber, SignedHyperbolic, SignedLog, TwoHot, two_hot
 
 TRANSFORMS = [SignedLog(), SignedHyperbolic()]
 
@@ -163,3 +163,47 @@ def test_the_support_is_evenly_spaced_in_the_space_of_the_transform():
         steps = transform(support).diff()
         torch.testing.assert_close(steps, steps[:1].expand(10))
         assert support[0].item() == pytest.approx(-1000) and support[-1].item() == pytest.approx(1000)
+
+
+@pytest.mark.parametrize("make", [TwoHot, C51])
+def test_an_affine_transform_leaves_a_categorical_head_as_it_is(make):
+    plain, moved = make(11, -5.0, 5.0), make(11, -5.0, 5.0, transform=Affine(scale=3.0, shift=2.0))
+    outputs = torch.randn(4, 11, dtype=torch.float64)
+    torch.testing.assert_close(moved.value(outputs), (outputs.softmax(-1) * torch.linspace(-5, 5, 11, dtype=torch.float64)).sum(-1))
+    torch.testing.assert_close(moved.of_return(outputs[:, 0]), plain.of_return(outputs[:, 0]))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e6, 1e6 + 1), (-3e38, 3e38), (0.0, 1e-40)])
+def test_a_support_that_float32_cannot_hold_is_refused(low, high):
+    with pytest.raises(ValueError, match="are not all different in float32"):
+        TwoHot(101, low, high)
+
+
+@pytest.mark.parametrize("loss", [TwoHot(5, -2.0, 2.0), C51(5, -2.0, 2.0)])
+def test_a_class_that_is_ruled_out_costs_nothing(loss):
+    """Against the same head's logits without that class."""
+    outputs = torch.randn(3, 5, dtype=torch.float64)
+    outputs[:, 4] = -math.inf
+    target = loss.of_return(torch.tensor([-2.0, 0.25, 1.0], dtype=torch.float64))
+    weights = torch.tensor([[1, 0, 0, 0], [0, 0, 0.75, 0.25], [0, 0, 0, 1]], dtype=torch.float64)
+    gradient, found = torch.func.grad_and_value(lambda x: loss(x, target).sum())(outputs)
+    assert found.item() == pytest.approx(torch.nn.functional.cross_entropy(outputs[:, :4], weights, reduction="sum").item())
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("value", "support", "error"),
+    [
+        (torch.zeros(3, dtype=torch.int64), torch.arange(3.0), TypeError),
+        (torch.zeros(3), torch.arange(3), TypeError),
+        (torch.zeros(3), torch.zeros(1), ValueError),
+        (torch.zeros(3), torch.zeros(2, 2), ValueError),
+    ],
+)
+def test_two_hot_refuses_what_is_no_support(value, support, error):
+    with pytest.raises(error, match=r"support must be|must be floating point"):
+        two_hot(value, support)
+
+
+def test_two_hot_has_no_gradient():
+    assert not two_hot(torch.zeros(3, requires_grad=True), torch.arange(3.0, requires_grad=True)).requires_grad

@@ -91,3 +91,27 @@ def test_terms_gradients_pass_through_vmap():
     scales = torch.tensor([1.0, 2.0])
     norms = torch.func.vmap(lambda s: gradient_norms(term_gradients(lambda p: {"a": s * p.sum()}, torch.zeros(4))))(scales)
     torch.testing.assert_close(norms["a"], 2 * scales)
+
+
+def test_nothing_at_all_has_no_loss():
+    for losses in (torch.zeros(0), torch.zeros(0, 3)):
+        assert empirical_loss(losses).item() == empirical_loss(losses, torch.zeros_like(losses)).item() == 0
+
+
+def test_a_weight_of_zero_leaves_out_what_is_infinite():
+    losses = torch.tensor([math.inf, 3.0, math.nan], requires_grad=True)
+    loss = empirical_loss(losses, torch.tensor([0.0, 2.0, 0.0]))
+    loss.backward()
+    assert loss.item() == 2 and losses.grad.tolist() == [0, pytest.approx(2 / 3), 0]
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(128, dtype=torch.bool)])
+def test_a_mean_does_not_overflow_and_keeps_the_dtype_of_the_losses(mask):
+    assert empirical_loss(torch.full((128,), 1e37), mask=mask).item() == pytest.approx(1e37)
+    assert empirical_loss(torch.ones(128).bfloat16(), torch.full((128,), 2.0), mask).dtype == torch.bfloat16
+
+
+def test_cosines_and_norms_of_the_largest_and_of_empty_gradients():
+    assert gradient_cosines({"a": torch.full((4,), 3e38), "b": torch.ones(4)})["a", "b"].item() == pytest.approx(1)
+    norms = gradient_norms({"a": {"w": torch.tensor([3.0, 4.0]), "none": torch.zeros(0)}, "b": {"none": torch.zeros(0)}})
+    assert norms["a"].item() == pytest.approx(5) and norms["b"].item() == 0

@@ -74,6 +74,68 @@ def test_curvature_at_zero(ours, curvature):
     assert first(torch.zeros(())).item() == 0
 
 
+@pytest.mark.parametrize(("ours", "curvature"), [pytest.param(ours, c, id=name) for name, (ours, _, c) in LOSSES.items() if c and name != "expectile"])
+def test_curvature_at_zero_itself(ours, curvature):
+    assert torch.func.grad(torch.func.grad(ours))(torch.zeros((), dtype=torch.float64)).item() == pytest.approx(curvature, rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [2.0, 1.9999999, 1.9999, 1.9, 1.5, 1.0, 0.5, 1e-3, 1e-6, 0.0, -1e-6, -0.5, -2.0])
+@pytest.mark.parametrize("scale", [1.0, 1e10, 1e-10])
+@pytest.mark.parametrize("error", [1e-3, 0.7, 30.0, 1e5, 1e10, 1e20, 1e27, 1e30])
+def test_robust_and_its_gradient_over_the_whole_range_of_float32(alpha, scale, error):
+    """In 60 digits, for the same float32 numbers; where (e/c)^α overflows and α > 0 nothing can be right."""
+    mpmath = pytest.importorskip("mpmath")
+    if error / scale > 1e38 and alpha > 0:
+        pytest.skip("e/c overflows")
+    with mpmath.workdps(60):
+        e, a, c = (mpmath.mpf(float(np.float32(number))) for number in (error, alpha, scale))
+        square, b = (e / c) ** 2, 2 - a
+        power = square / 2 if a == 2 else mpmath.log1p(square / 2) if a == 0 else b / a * ((square / b + 1) ** (a / 2) - 1)
+        slope = e / c**2 * (1 if a == 2 else (square / b + 1) ** (a / 2 - 1))
+        loss, gradient = (float(number) if number < 3.4e38 else INFINITY for number in (power, slope))
+    found = torch.func.grad_and_value(robust)(torch.tensor(error), alpha, scale)
+    assert found[1].item() == pytest.approx(loss, rel=1e-5)
+    # The tails of α < 0 are rounded against the steepest slope, 1/c.
+    assert found[0].item() == pytest.approx(gradient, rel=1e-5, abs=1e-6 / scale if alpha < 0 else 1e-30)
+
+
+@pytest.mark.parametrize("alpha", [2.0, 1.9999, 1.5, 0.0, -2.0, -INFINITY])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_robust_in_half_precision_rounds_only_the_result(alpha, dtype):
+    error = torch.tensor([-3.0, -0.5, 0.0, 0.25, 2.0], dtype=dtype)
+    expected = [float(barron(np.longdouble(e), alpha, 1.0)) for e in error.tolist()]
+    torch.testing.assert_close(robust(error, alpha, 1.0), torch.tensor(expected, dtype=dtype))
+
+
+@pytest.mark.parametrize(("error", "delta"), [(1e19, 1e20), (1e10, 1e30), (1e30, 1e-8), (1e-10, 1e10), (3e18, 3e18), (1.0, 1.0), (1e-3, 1.0)])
+def test_pseudo_huber_is_finite_wherever_its_formula_is(error, delta):
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(60):
+        e, d = (mpmath.mpf(float(np.float32(number))) for number in (error, delta))
+        expected, slope = float(d**2 * (mpmath.sqrt(1 + (e / d) ** 2) - 1)), float(e / mpmath.sqrt(1 + (e / d) ** 2))
+    gradient, loss = torch.func.grad_and_value(pseudo_huber)(torch.tensor(error), delta)
+    assert loss.item() == pytest.approx(expected, rel=2e-6) and gradient.item() == pytest.approx(slope, rel=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: huber(e, -1.0), "delta must be greater than 0, got -1"),
+        (lambda e: huber(e, INFINITY), "delta must be greater than 0 and finite, got inf"),
+        (lambda e: huber(e, 1e-50), r"delta must be greater than 0, got 1e-50 \(0 in float32\)"),
+        (lambda e: smooth_l1(e, 0.0), "beta must be greater than 0"),
+        (lambda e: pseudo_huber(e, math.nan), "delta must be greater than 0, got nan"),
+        (lambda e: quantile(e, math.nan), "tau must be greater than 0 and less than 1, got nan"),
+        (lambda e: expectile(e, 1.0), "tau must be greater than 0 and less than 1, got 1"),
+        (lambda e: robust(e, 3.0, 1.0), "alpha must be at most 2, got 3"),
+        (lambda e: robust(e, 1.0, 0.0), "scale must be greater than 0"),
+    ],
+)
+def test_ranges(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(3))
+
+
 @pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("magnitude", [1e10, 1e18, 1e30])
 def test_huge_errors_have_finite_gradients_and_no_nan(ours, magnitude):

@@ -337,3 +337,28 @@ def test_the_ends_of_ranges_are_refused_where_the_formula_has_no_meaning(make, f
 def test_a_dual_bound_must_be_above_one():
     with pytest.raises(ValueError, match=r"^dual must be greater than 1"):
         PPOClip(dual=1.0)
+
+
+def test_no_clip_makes_no_nan_of_weights_that_overflow():
+    """In exact arithmetic π/μ = e²⁰⁰, so that only a factor of 0 keeps the loss finite."""
+    log_pi, log_mu, a = torch.tensor([-1.0, 0.0, 0.0]), torch.full((3,), -200.0), torch.tensor([0.0, 0.0, 1.0])
+    loss = VTracePolicyGradient(math.inf)
+    assert loss(log_pi, log_mu, a).tolist() == [0, 0, 0]
+    assert not _gradient(loss, log_pi, log_mu, a).isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: advantage_weighted_regression(x, x, max_weight=0.0), "max_weight must be greater than 0"),
+        (lambda x: advantage_weighted_regression(x, x, -1.0), "temperature must be greater than 0"),
+        (lambda x: ppo_clip(x, x, x, low=2.0), "low must be at least 0 and at most 1"),
+        (lambda x: ppo_kl(x, x, x, -1.0), "coefficient must be at least 0"),
+        (lambda x: spo(x, x, x, 0.0), "epsilon must be greater than 0"),
+        (lambda x: v_trace_policy_gradient(x, x, x, math.nan), "clip_ratio must be greater than 0"),
+        (lambda x: adapt_coefficient(1.0, x[0], 0.0), "target must be greater than 0"),
+    ],
+)
+def test_functions_refuse_numbers_out_of_range(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(3))

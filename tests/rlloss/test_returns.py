@@ -53,6 +53,23 @@ def test_the_recurrence_is_the_loop(time, seed):
     torch.testing.assert_close(linear_recurrence(a[:, 0, 0], b[:, 0, 0]), torch.stack(rows[::-1])[:, 0, 0], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("largest", [1.5, 4.0, 1e6])
+def test_the_recurrence_is_the_loop_where_products_overflow(largest):
+    """Factors that grow over hundreds of rows of zeros, then a number and a cut, as NumPy multiplies them one after another."""
+    a, b = np.zeros((1536, 3), np.float32), np.random.default_rng(0).uniform(1, largest, (1536, 3)).astype(np.float32)
+    a[0, 0], b[0, 0] = 1, 0
+    a[200::200, 1], b[199::200, 1] = 1, 0
+    x, rows = np.zeros(3, np.float32), []
+    for a_t, b_t in zip(a[::-1], b[::-1], strict=True):
+        x = a_t + b_t * x
+        rows.append(x)
+    assert np.isfinite(rows).all()
+    assert torch.equal(linear_recurrence(torch.tensor(a), torch.tensor(b)), torch.tensor(np.stack(rows[::-1])))
+    data = [torch.zeros(1536, 2), torch.full((1536, 2), 0.99), *[torch.zeros(1536, 2)] * 3, torch.full((1536, 2), largest)]
+    for leak in (0.0, 0.5):
+        assert torch.equal(torch.stack(v_trace(*data, clip_trace=largest, leak=leak)), torch.zeros(2, 1536, 2))
+
+
 def test_the_recurrence_takes_few_operations_and_has_gradients():
     a, b = (torch.rand(2048, 8, requires_grad=True) for _ in range(2))
     graph = torch.fx.experimental.proxy_tensor.make_fx(linear_recurrence)(a.detach(), b.detach())
@@ -136,7 +153,11 @@ def test_retrace_and_watkins_are_loops():
 
     found = watkins_q_lambda(data.reward, data.discount, data.truncated, data.next_value, torch.tensor(greedy), 0.8)
     torch.testing.assert_close(found, backwards(step, cut))
-    assert torch.equal(peng_q_lambda(*data[:3], data.next_value, 0.8), lambda_return(*data[:3], data.next_value, 0.8))
+
+    def step(t, i, following):
+        return r[t, i] + d[t, i] * (v[t, i] if following is None else 0.2 * v[t, i] + 0.8 * following)
+
+    torch.testing.assert_close(peng_q_lambda(*data[:3], data.next_value, 0.8), backwards(step, cut))
 
 
 def test_gae_is_the_golden_row():
@@ -289,9 +310,14 @@ def test_mistakes_are_refused():
         lambda_return(*data[:3], data.next_value, torch.rand(BATCH))
     with pytest.raises(ValueError, match="never broadcast"):
         gae(data.reward, data.discount[:, :1], *data[2:5], 0.9)
+    for call in (lambda: gae(*data[:5], 2.0), lambda: lambda_return(*data[:3], data.next_value, -0.1), lambda: retrace(*data, 1.1), lambda: v_trace(*data, 2.0)):
+        with pytest.raises(ValueError, match="lambda_ must be at least 0 and at most 1"):
+            call()
+    with pytest.raises(ValueError, match="clip_trace must be greater than 0"):
+        v_trace(*data, clip_trace=0.0)
     with pytest.raises(ValueError, match="n must be at least 1"):
         n_step_return(*data[:3], data.next_value, 0)
-    for make, message in [(lambda: GAE(1.5), "lambda_ must be"), (lambda: VTrace(clip_error=0.0), "clip_error must be"), (lambda: NStep(0), "n must be")]:
+    for make, message in [(lambda: GAE(1.5), "lambda_ must be"), (lambda: VTrace(clip_error=0.0), "clip_error must be"), (lambda: NStep(0), "n must be"), (lambda: NStep(2.5), "n must be a whole number, got 2.5")]:
         with pytest.raises(ValueError, match=message):
             make()
 

@@ -193,3 +193,14 @@ def test_every_run_of_a_population_may_have_its_own_numbers(target):
 def test_ranges(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@every_target
+@every_head
+def test_networks_at_an_end_may_say_anything(target, head):
+    step = problem(head)
+    ended = step.discount == 0
+    broken = lambda network: lambda: torch.where(ended[:, None, None], math.nan, network())  # noqa: E731
+    found = target(head, step._replace(target=broken(step.target), online=broken(step.online)))
+    assert ended.any() and found.isfinite().all()
+    torch.testing.assert_close(found, target(head, step), rtol=1e-4, atol=1e-5)

@@ -106,6 +106,29 @@ def test_unequal_shapes_are_refused_and_not_broadcast(loss):
         loss.target(torch.zeros(4, 1), torch.zeros(4), torch.zeros(4, loss.outputs))
 
 
+@every
+def test_a_wrong_number_of_outputs_is_refused(loss):
+    wrong = torch.zeros(4, loss.outputs + 1)
+    target = loss.of_return(torch.zeros(4))
+    for call in (lambda: loss.value(wrong), lambda: loss.target(torch.ones(4), torch.ones(4), wrong)):
+        with pytest.raises(ValueError, match=rf"outputs must be \[..., {loss.outputs}\], got shape \(4, {loss.outputs + 1}\)"):
+            call()
+    with pytest.raises(ValueError, match=r"outputs must be|never broadcast"):
+        loss(wrong, target)
+    if target.ndim == 2:
+        with pytest.raises(ValueError, match="outputs must be"):
+            loss(wrong, torch.zeros(4, loss.outputs + 1))
+
+
+@every
+@pytest.mark.parametrize("number", [math.nan, math.inf, 3e38])
+def test_the_next_outputs_at_an_end_may_be_anything(loss, number):
+    following = torch.full((3, loss.outputs), number)
+    reward = torch.tensor([-2.0, 0.5, 3.0])
+    target = loss.target(reward, torch.zeros(3), following)
+    torch.testing.assert_close(target, loss.of_return(reward), rtol=1e-5, atol=1e-6)
+
+
 def test_a_scalar_head_refuses_what_it_would_reduce_or_squeeze():
     class Mean(ScalarHead):
         def pointwise(self, error):
@@ -147,6 +170,8 @@ def test_integers_are_refused(loss):
         (lambda: Robust(alpha=math.nan), "alpha must be"),
         (lambda: Robust(scale=0.0), "scale must be greater than 0"),
         (lambda: GaussianNLL(log_variance_limit=0.0), "log_variance_limit must be"),
+        (lambda: C51(bins=2.5), "bins must be a whole number, got 2.5"),
+        (lambda: QuantileHuber(quantiles=2.5), "quantiles must be a whole number"),
         (lambda: TwoHot(bins=1), "bins must be at least 2, got 1"),
         (lambda: HLGauss(vmin=3.0, vmax=3.0), "vmin must be less than vmax, got vmin 3 and vmax 3"),
         (lambda: C51(vmin=0.0, vmax=-1.0), "vmin must be less than vmax"),
