@@ -18,6 +18,7 @@ class Agent(Protocol):
     observation_space: spaces.Space
     action_space: spaces.Space
     replay: Replay
+    steps: int
     learning_starts: int
     update_every: int
     updates_per_step: int

@@ -23,26 +23,32 @@ def help_text() -> str:
     """What can be said on the command line, taken from the config files and their comments."""
     lines = ["rlloss-train trains an agent. Say what to change as name=value; everything has a default.", ""]
     lines += ["  rlloss-train env=acrobot loss/value=huber loss.value.delta=0.5 seed=3", "  rlloss-train -m loss/value=mse,huber seed=0,1,2      all combinations, one after the other", ""]
-    lines += ["  rlloss-train resume=RUN_DIR                          continue a run that was stopped", ""]
-    lines += ["Choices (name=choice):"]
+    lines += ["  rlloss-train resume=RUN_DIR                          continue a run that was stopped"]
+    lines += ["  rlloss-train resume=RUN_DIR trust=my_module          the same where its config names code of my_module"]
+    lines += ["  rlloss-train loss.value._target_=my_module.MyLoss    a class of your own, found where you work", ""]
+    lines += ["Choices (name=choice; + before a group in which nothing is chosen by default):"]
+    default = dict(default_choices())
     for group, choices in groups().items():
-        lines += [f"  {group if group != 'env/wrapper' else '+env/wrapper'}"]
-        lines += [f"    {choice:<31}{_first_comment(config_directory() / group / f'{choice}.yaml')}" for choice in choices]
+        lines += [f"  {group}=[…], a list, empty by default" if default.get(group) == [] else f"  {group}" if group in default else f"  +{group}"]
+        for choice in choices:
+            mark = "(default) " if default.get(group) == choice else ""
+            lines += [f"    {choice:<31}{mark}{_first_comment(config_directory() / group / f'{choice}.yaml')}"]
     lines += ["", "Settings (name=value), with their defaults:"]
     lines += _settings("train", "")
-    for group, choice in default_choices():
-        if settings := _settings(f"{group}/{choice}", group.replace("/", ".")):
+    for group, choice in default.items():
+        if choice and (settings := _settings(f"{group}/{choice}", group.replace("/", "."))):
             lines += ["", f"Settings of {group}={choice}, the default:", *settings]
     lines += ["", "Those of other choices: rlloss-train GROUP=CHOICE --cfg job"]
     return "\n".join(lines)
 
 
-def default_choices(file: str = "train", prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The groups of a config file and what is chosen in them, the choices' own groups included."""
+def default_choices(file: str = "train", prefix: str = "") -> Iterator[tuple[str, str | list[str]]]:
+    """The groups of a config file and what is chosen in them, a choice or a list, the choices' own groups included."""
     for item in OmegaConf.load(config_directory() / f"{file}.yaml").get("defaults", []):
         for group, choice in item.items() if OmegaConf.is_dict(item) else ():
+            if not group.startswith("override "):
+                yield f"{prefix}{group}", choice if isinstance(choice, str) else list(choice)
             if isinstance(choice, str) and not group.startswith("override "):
-                yield f"{prefix}{group}", choice
                 yield from default_choices(f"{prefix}{group}/{choice}", f"{prefix}{group}/")
 
 

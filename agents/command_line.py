@@ -5,9 +5,12 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import hydra
@@ -21,14 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents import run_directory
 from agents.command_help import groups, help_text
-from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, no_key, refuse_untrusted
+from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, no_key, refuse, refuse_untrusted
 from agents.environments import UnrepeatableError
 from agents.evaluation import Evaluation, evaluate, summary
+from agents.machine import NotEnoughMemory, Stopped
 from agents.population import Population
 from agents.run_directory import RunDirectoryError
-from agents.training import Result, Run, train
+from agents.training import Result, Run, refuse_oversized, train
 
-MISTAKE, INTERRUPTED = 2, 130
+MISTAKE = 2
 
 
 def train_main() -> None:
@@ -37,6 +41,8 @@ def train_main() -> None:
     with one_line("rlloss-train"):
         if {"--help", "-h"} & set(words):
             print(help_text())
+        elif "--version" in words:
+            print(f"rlloss {metadata.version('rlloss')}")
         elif any(word.startswith("resume=") for word in words):
             _resume(words)
         else:
@@ -49,33 +55,63 @@ def _start(words: Sequence[str]) -> None:
     OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors instead of printing them.
     parser = get_args_parser()
-    parser.error = _refuse
-    options = parser.parse_args(list(words))
-    task = hydra.main(config_path=str(config_directory()), config_name="train", version_base="1.3")(_train_one)
+    parser.error = refuse
+    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))  # Hydra doesn't find -m among other words.
+    options = parser.parse_args(sys.argv[1:])
+    started = []
+
+    def train_one(config: DictConfig) -> float:
+        started.append(config)
+        return _train_one(config)
+
+    task = hydra.main(config_path=str(config_directory()), config_name="train", version_base="1.3")(train_one)
     if options.cfg or options.info or options.hydra_help or options.shell_completion or options.resolve:
         try:
             task()
         except ValueError as error:  # Hydra raises it for flags that exclude each other.
             raise ConfigError(str(error)) from error
     else:
-        _check(options.overrides, options.multirun)
-        task()
+        jobs = _checked_jobs(options.overrides, options.multirun)
+        try:
+            task()
+        except KeyboardInterrupt:
+            if left := jobs[len(started) :]:
+                names = ["; ".join(word for word in job if any(word not in other for other in jobs)) for job in left]
+                print(f"{len(left)} of {len(jobs)} jobs were not started: {', '.join(names)}")
+            raise
 
 
-def _refuse(message: str) -> None:
-    raise ConfigError(message)
-
-
-def _check(overrides: Sequence[str], multirun: bool) -> None:
-    """Build every job once, so that no mistake is found after the first has been trained."""
-    jobs = [overrides]
+def _checked_jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
+    """The words of every job, each built once, so that no mistake is found after the first has been trained."""
+    for word in overrides:
+        if not word.startswith("~") and not word.partition("=")[1]:
+            raise ConfigError(f"{word} is not understood; write name=value, such as seed=3")
+    jobs = [list(overrides)]
     if multirun:
         jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), max_batch_size=None)[0]
     for job in jobs:
-        build(compose([word for word in job if not word.startswith(("hydra/launcher", "hydra/sweeper"))]))
+        words = [word for word in job if not word.startswith(("hydra/launcher", "hydra/sweeper"))]
+        _refuse_deletions(words)
+        refuse_oversized([build(compose(words))])
+    _check_directories(overrides)
+    return jobs
+
+
+def _check_directories(overrides: Sequence[str]) -> None:
     directories = [word.partition("=")[2] for word in overrides if word.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
     for directory in directories or ["runs"]:
         run_directory.refuse_used(Path(directory))
+
+
+def _refuse_deletions(words: Sequence[str]) -> None:
+    """Refuse to delete an argument of a class, unless another class is put in its place: its own default would silently be used."""
+    deleted = [word[1:].partition("=")[0] for word in words if word.startswith("~")]
+    whole = OmegaConf.create(compose([word for word in words if not word.startswith("~")])) if deleted else None
+    for key in deleted:
+        parent = key.replace("/", ".").rpartition(".")[0]
+        node = OmegaConf.select(whole, parent) if parent else None
+        if "_target_" in (node or {}) and not any(word.lstrip("+").startswith(f"{parent}._target_=") for word in words):
+            raise ConfigError(f"~{key}: it can't be deleted, {node._target_} would silently use a default of its own; give it a value, {key}=…")
 
 
 def _train_one(config: DictConfig) -> float:
@@ -90,7 +126,9 @@ def _train(run: Run, *, resume: bool = False) -> float:
     try:
         return _report(train([run], resume=resume)[0])
     except KeyboardInterrupt:
-        if list(run.directory.glob("checkpoint-*")):
+        if run_directory.read_result(run.directory):
+            print(f"the run is complete; see it with {_tensorboard(run.directory)}")
+        elif list(run.directory.glob("checkpoint-*")):
             print(f"stopped; continue with: {_command('rlloss-train')} resume={_shown(run.directory)}")
         raise
 
@@ -98,11 +136,12 @@ def _train(run: Run, *, resume: bool = False) -> float:
 def _resume(words: Sequence[str]) -> None:
     """Continue the run in a directory, with the config it was started with."""
     options = dict(word.partition("=")[::2] for word in words)
-    if others := set(options) - {"resume", "trust"}:
-        raise ConfigError(f"resume continues a run with its own config, so leave out {', '.join(sorted(others))}")
     if not options["resume"]:
         raise ConfigError("resume needs the directory of a run: resume=RUN_DIR")
     directory = Path(options["resume"])
+    run_directory.read_config(directory)
+    if others := set(options) - {"resume", "trust"}:
+        raise ConfigError(f"resume continues a run with its own config, so leave out {', '.join(sorted(others))}")
     if run_directory.read_result(directory):
         print(f"{directory} is complete already; see it with {_tensorboard(directory)}")
         return
@@ -120,17 +159,17 @@ def _report(result: Result) -> float:
     directory = result.directory
     if not result.complete:
         print(f"step {result.steps:,}, everything is saved")
-        raise KeyboardInterrupt
-    numbers = summary(result.evaluation_returns)
+        raise Stopped(result.stopped_by)
     _print_evaluation(result.evaluation_returns)
     print(f"run directory: {_shown(directory)}")
     print(f"TensorBoard:   {_tensorboard(directory)}")
-    return numbers["evaluation/return_mean"]
+    return summary(result.evaluation_returns)["mean"]
 
 
 def _print_evaluation(returns: Sequence[float]) -> None:
-    mean, std, low, high = summary(returns).values()
-    print(f"greedy evaluation: return {mean:.1f} ± {std:.1f} over {len(returns)} episodes (from {low:.1f} to {high:.1f})")
+    numbers = summary(returns)
+    spread = f"(from {numbers['min']:.1f} to {numbers['max']:.1f})"
+    print(f"greedy evaluation: return {numbers['mean']:.1f} ± {numbers['std']:.1f} over {len(returns)} episodes {spread}")
 
 
 def evaluate_main() -> None:
@@ -140,7 +179,7 @@ def evaluate_main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="how many episodes (20)")
     parser.add_argument("--seed", type=int, default=None, help="another seed for the episodes than the run's own")
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="run code of this package if the run's config names it")
-    parser.error = _refuse
+    parser.error = refuse
     with one_line("rlloss-evaluate"):
         options = parser.parse_args()
         if options.seed is not None and options.seed < 0:
@@ -169,21 +208,28 @@ def _evaluate(directory: Path, episodes: int, seed: int | None, trusted: Sequenc
 
 @contextlib.contextmanager
 def one_line(command: str) -> Iterator[None]:
-    """Turn mistakes into one line and exit code 2, and Ctrl-C into exit code 130, without traceback."""
+    """Turn mistakes into one line and exit code 2, warnings into one line, and Ctrl-C into exit code 130 (SIGTERM: 143), without traceback."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # A person's own losses and environments lie where they work.
     try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except (ConfigError, RunDirectoryError, UnrepeatableError) as error:
+        with warnings.catch_warnings():
+            said = set()
+            warnings.showwarning = lambda message, *_, **__: str(message) in said or said.add(str(message)) or _say(command, str(message))
+            yield
+    except KeyboardInterrupt as error:
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
+    except (ConfigError, RunDirectoryError, UnrepeatableError, NotEnoughMemory) as error:
         message = str(error)
     except (HydraException, OmegaConfBaseException) as error:
         message = in_words(error)
     else:
         return
-    print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
+    _say(command, message)
     sys.exit(MISTAKE)
+
+
+def _say(command: str, message: str) -> None:
+    print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _known_keys() -> list[str]:
@@ -196,20 +242,40 @@ def _known_keys() -> list[str]:
 def in_words(error: Exception) -> str:
     """What a person did wrong when Hydra or OmegaConf raised this."""
     message = str(error)
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException):
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={choice} is not a choice; choose one of {', '.join(error.options)}{nearest(choice, error.options)}"
+        if choices := error.options or groups().get(group):  # Hydra doesn't say them for a choice within a list.
+            return f"{group}={choice} is not a choice; choose one of {', '.join(choices)}{nearest(choice, choices)}"
     if found := re.search(r"Could not override '([^']+)'", message):
         key = found[1].split("@")[0]
         if "is not in struct" in f"{message} {error.__cause__}" or "No match in the defaults list" in message:
             known = [*_known_keys(), *groups()]
-            return f"{key} is not chosen by default; add it with +{key}=…" if key in known else no_key(key, known)
+            return _not_chosen(key) if key in known else no_key(key, known)
         return f"{key}: {error.__cause__ or message}".splitlines()[0]
+    if found := re.search(r"Could not delete '([^']+)'", message):
+        return f"~{found[1]}: there is no such choice to delete"
     if found := re.search(r"Key '([^']+)' is not in struct", message):
         return no_key(found[1], _known_keys())
     if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
         return f"{found[1]} has several values; train all of them with -m"
     return message.splitlines()[0]
+
+
+def _not_chosen(key: str) -> str:
+    """What to say of a choice in a group that has none by default, or in what is no group."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    choice = next(word.partition("=")[2] for word in words if word.partition("=")[0] == key)
+    if within := [group for group, choices in groups().items() if group.startswith(f"{key}/") and choice in choices]:
+        return f"{key} is no group of choices; did you mean {within[0]}={choice}?"
+    if key not in groups():
+        return f"{key} is no group of choices; there is {', '.join(group for group in groups() if group.startswith(f'{key}/'))}"
+    try:  # What is wrong with it even then, such as an agent that doesn't read it.
+        build(compose([f"+{word}" if word.partition("=")[0] == key else word for word in words]))
+    except (ConfigError, MissingConfigException) as error:
+        return in_words(error) if isinstance(error, MissingConfigException) else str(error)
+    except HydraException:
+        pass  # Several values, of which one alone could be tried.
+    return f"{key} is not chosen by default; add it with +{key}={choice}"
 
 
 def _command(name: str) -> str:

@@ -126,9 +126,17 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, 
             say(f"compiled {name} in {time.perf_counter() - started:.1f} s, kept in {package.parent}")
         return functools.partial(_load(package).run, [leaves[index] for index in sorted(recorder.used)])
     except Exception as error:  # Whatever the compiler's trouble is, training can go on without it.
-        reason = " ".join(str(error).split())[:200]
-        warnings.warn(f"compiling {name} failed ({type(error).__name__}: {reason}); going on without, several times slower. compile=false silences this.", stacklevel=2)
+        warnings.warn(f"{_reason(name, error)}; training goes on without compiling, several times slower, as with compile=false", stacklevel=2)
         return None
+
+
+def _reason(name: str, error: Exception) -> str:
+    """Why compiling failed, the same for all programs where it lies in the machine, so that it's said once."""
+    if "InvalidCxxCompiler" in f"{type(error).__name__}: {error}":
+        return f"no C++ compiler found ({os.environ.get('CXX', 'g++')}); install one to train faster"
+    if isinstance(error, PermissionError):
+        return str(error)
+    return f"compiling {name} failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 
 
 def _load(package: Path) -> Any:
@@ -226,7 +234,10 @@ def cache_directory() -> Path:
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     directory = Path(os.environ.get("RLLOSS_CACHE") or Path(home) / "rlloss")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(f"compiled programs can't be kept in {directory} ({error.strerror}): set RLLOSS_CACHE to a directory of yours") from error
     status = directory.stat()
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise PermissionError(f"{directory} belongs to, or can be written by, others; run chmod 700 on it or set RLLOSS_CACHE")

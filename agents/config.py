@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -19,7 +20,7 @@ from torch import nn
 
 from agents.environments import Environment
 from agents.modules import Module
-from agents.training import Run
+from agents.training import LOWEST, Run
 from rlloss import register
 
 OURS = ("rlloss", "agents", "gymnasium")
@@ -57,16 +58,16 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
 
     Raises ConfigError for anything that is wrong, with the key.
     """
-    settings = {field.name: field for field in dataclasses.fields(Run)}
-    if missing := [name for name in ("seed", "total_steps", "num_envs", "log_every", "checkpoint_every", "compile", "env", "agent", "evaluation") if name not in config]:
+    needed = (*LOWEST, "compile", "env", "agent", "evaluation")
+    if missing := [name for name in needed if name not in config]:
         raise ConfigError(f"the config has no {missing[0]}; don't delete it")
-    _refuse_unknown(config, (*settings, "env", "network", "head", "optimizer", "loss", "compile", "resume"), "")
+    _refuse_unknown(config, (*needed, "network", "head", "optimizer", "loss", "resume"), "")
     builder = Builder(config)
     environment = builder.build("env")
     if not isinstance(environment, Environment):
         raise ConfigError(f"env: expected an Environment, got {_kind(environment)}; choose one with env=name")
     spaces = _spaces(environment)
-    plain = {name: _typed(config[name], int, name) for name in ("seed", "total_steps", "num_envs", "log_every", "checkpoint_every")}
+    plain = {name: _typed(config[name], int, name) for name in LOWEST}
     _typed(config["compile"], bool, "compile")
     agent = builder.build("agent", **spaces)
     if unread := [name for name, part in config.get("loss", {}).items() if part and f"loss.{name}" not in builder.read]:
@@ -78,13 +79,25 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
 
 
 def _spaces(environment: Environment) -> dict[str, Any]:
+    if not environment.id:
+        raise ConfigError("env.id is empty; name a Gymnasium environment, such as env.id=CartPole-v1, or choose one with env=name")
     try:
         made = environment.make()
     except ValueError as error:
+        if found := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            takes = _constructor_arguments(environment)
+            raise ConfigError(f"env.arguments.{found[1]}: {environment.id} takes no {found[1]}; it takes {', '.join(takes) or 'none'}{nearest(found[1], takes)}") from error
         raise ConfigError(f"env: {error}") from error
     with_spaces = {"observation_space": made.observation_space, "action_space": made.action_space}
     made.close()
     return with_spaces
+
+
+def _constructor_arguments(environment: Environment) -> list[str]:
+    """The names of what may be given to an environment's constructor, and to gymnasium.make."""
+    entry = gymnasium.spec(environment.id).entry_point
+    constructor = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    return [name for name, parameter in inspect.signature(constructor).parameters.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
 
 
 class Builder:
@@ -178,6 +191,11 @@ def _code_names(node: Any, path: str = "") -> Iterable[tuple[str, str]]:
                 yield from _code_names(value, where)
 
 
+def refuse(message: str) -> None:
+    """Raise a ConfigError."""
+    raise ConfigError(message)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """A question that names the most similar of some words; empty where none is."""
     found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
@@ -190,9 +208,17 @@ def no_key(key: str, known: Sequence[str]) -> str:
     beside = [word.rpartition(".")[2] for word in known if word.rpartition(".")[0] == parent and "_target_" not in word]
     if close := difflib.get_close_matches(last, beside, n=1):
         return f"there is no key {key}; did you mean {f'{parent}.' if parent else ''}{close[0]}?"
+    if short := [word for word in known if last in _abbreviations(word) and word.startswith(f"{parent}." if parent else "")]:
+        return f"there is no key {key}; did you mean {short[0]}?"
     if parent and beside:
         return f"there is no key {key}; {parent} has {', '.join(beside)}"
     return f"there is no key {key}{nearest(key, known)}"
+
+
+def _abbreviations(key: str) -> tuple[str, str]:
+    """What a person may take for the name of a key: learning_rate, and lr, for optimizer.learning_rate."""
+    last = key.rpartition(".")[2]
+    return last, "".join(word[:1] for word in last.split("_"))
 
 
 def keys(config: Any, prefix: str = "") -> list[str]:

@@ -54,7 +54,7 @@ class Display:
 
     def show(self, status: Status) -> None:
         """Show how things stand."""
-        words = f"{status.steps_per_second:,.0f} steps/s  recent return {self.recent_return:.1f}  loss {status.loss:.4g}"
+        words = f"{status.steps_per_second:,.0f} steps/s  recent return {_number(self.recent_return, '.1f')}  loss {_number(status.loss, '.4g')}"
         if not self.console.is_terminal:
             self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {status.seconds_left:.0f} s left")
             return
@@ -70,6 +70,11 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _number(number: float, form: str) -> str:
+    """A number, or a dash before there is one."""
+    return "–" if np.isnan(number) else format(number, form)
 
 
 def quiet() -> Display:

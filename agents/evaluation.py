@@ -70,10 +70,5 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[gymnasium.Env
 
 
 def summary(returns: Sequence[float]) -> dict[str, float]:
-    """Mean, standard deviation, minimum and maximum of returns, by TensorBoard tag."""
-    return {
-        "evaluation/return_mean": float(np.mean(returns)),
-        "evaluation/return_std": float(np.std(returns)),
-        "evaluation/return_min": float(np.min(returns)),
-        "evaluation/return_max": float(np.max(returns)),
-    }
+    """Mean, standard deviation, minimum and maximum of returns."""
+    return {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "min": float(np.min(returns)), "max": float(np.max(returns))}

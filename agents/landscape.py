@@ -26,20 +26,41 @@ from rich.text import Text
 from torch import Tensor
 
 from agents.command_line import one_line
-from agents.config import Builder, ConfigError, config_directory, nearest
-from rlloss import GaussianNLL, QuantileHuber, ValueLoss, actor_losses, classification, pointwise, policy_gradients
+from agents.config import Builder, ConfigError, config_directory, nearest, refuse
+from agents.run_directory import refuse_unwritable
+from rlloss import C51, GaussianNLL, HLGauss, QuantileHuber, TwoHot, ValueLoss, actor_losses, classification, pointwise, policy_gradients
 
 # Where functions have no defaults: numbers at which no two of the curves are the same.
 SHOWN = {"delta": 1.0, "beta": 0.5, "tau": 0.7, "alpha": -2.0, "scale": 1.0, "log_variance": 0.0}
+# Gradients that no docstring names.
+GRADIENTS = {
+    "robust": "ℓ′(e) = x/c·(x²/|α−2| + 1)^(α/2 − 1)",
+    "binary_cross_entropy": "∂ℓ/∂p = (p − y)/(p·(1 − p))",
+    "cross_entropy": "∂ℓ/∂pᵢ = −yᵢ/pᵢ",
+    "cross_entropy_with_integer_labels": "∂ℓ/∂xᵢ = softmax(x)ᵢ − 1[i = k]",
+    "policy_gradient": "∂ℓ/∂log π = −A",
+    "v_trace_policy_gradient": "∂ℓ/∂log π = −min(ρ̄, ρ)·A",
+    "ppo_clip": "∂ℓ/∂log π = −r·A within the bounds, 0 beyond",
+    "ppo_kl": "∂ℓ/∂log π = −r·A + β·(r − 1)",
+    "spo": "∂ℓ/∂log π = −r·(A − |A|/ε·(r − 1))",
+    "advantage_weighted_regression": "∂ℓ/∂log π = −min(exp(A/β), ω)",
+    "behaviour_cloning": "∂ℓ/∂log π = −1",
+    "C51": "∂ℓ/∂x = softmax(x) − m",
+    "HLGauss": "∂ℓ/∂x = softmax(x) − p(y)",
+    "TwoHot": "∂ℓ/∂x = softmax(x) − w(y)",
+    "QuantileHuber": "∂ℓ/∂xᵢ = −1/N Σⱼ |τᵢ − 1[uᵢⱼ < 0]|·clip(uᵢⱼ/κ, −1, 1)",
+}
+NONE = "–"
 COLUMNS = ("loss", "formula", "gradient", "curvature at 0", "growth", "influence", "for", "paper")
 
 
 class Loss(NamedTuple):
-    """A loss with its hyperparameters: a name for it, where its docstring is, and ℓ(e) where there is one."""
+    """A loss with its hyperparameters: a name for it, where its docstring is, and ℓ(e) or a histogram of returns where there is one."""
 
     label: str
     documented: Any
     of_error: Callable[[Tensor], Tensor] | None = None
+    histogram: TwoHot | HLGauss | C51 | None = None
 
 
 def landscape_main() -> None:
@@ -48,27 +69,26 @@ def landscape_main() -> None:
     parser.add_argument("words", nargs="*", metavar="NAME=VALUES", help="value losses to compare, such as: loss.value=huber,mse delta=0.5,1,2")
     parser.add_argument("--markdown", action="store_true", help="write the table as Markdown")
     parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="draw figures into this directory")
-    parser.add_argument("--format", choices=("png", "svg"), default="png", help="of the figures (png)")
+    parser.add_argument("--format", choices=("png", "svg"), help="of the figures (png)")
     parser.add_argument("--tensorboard", action="store_true", help="write the figures into an event file in DIRECTORY too")
-    parser.error = _refuse
+    parser.error = refuse
     with one_line("rlloss-landscape"):
         options = parser.parse_intermixed_args()
-        if options.tensorboard and not options.out:
-            _refuse("--tensorboard writes into a directory; name it with --out DIRECTORY")
+        if (options.tensorboard or options.format) and not options.out:
+            refuse(f"--{'tensorboard' if options.tensorboard else 'format'} is for figures, which need a directory; name it with --out DIRECTORY")
         drawing = _drawing() if options.out else None
         chosen = list(chosen_losses(options.words)) if options.words else None
-        _print_table([chosen] if chosen else sections(), options.markdown)
-        for loss in chosen or ():
-            if not loss.of_error:
-                print(f"{loss.label} isn't drawn: it compares distributions, so it's no function of the error", file=sys.stderr)
+        figures = {}
         if drawing:
+            refuse_unwritable(options.out, "directory for --out")
             figures = drawing.chosen_figures(chosen) if chosen else drawing.all_figures(pointwise_losses())
-            for path in drawing.write(figures, options.out, options.format, options.tensorboard):
+        _print_table([chosen] if chosen else sections(), options.markdown)
+        if drawing:
+            for loss in chosen or ():
+                if not loss.of_error and not loss.histogram:
+                    print(f"{loss.label} isn't drawn: its head holds neither one value nor a histogram", file=sys.stderr)
+            for path in drawing.write(figures, options.out, options.format or "png", options.tensorboard):
                 print(path, file=sys.stderr)
-
-
-def _refuse(message: str) -> None:
-    raise ConfigError(message)
 
 
 def _drawing() -> ModuleType:
@@ -114,7 +134,7 @@ def _label(name: str, numbers: Mapping[str, Any]) -> str:
 def chosen_losses(words: Sequence[str]) -> Iterator[Loss]:
     """The value losses of words such as loss.value=huber,mse and delta=0.5,1,2: all combinations."""
     values = {key.removeprefix("loss.value."): given for key, given in map(_parsed, words)}
-    names = [str(name) for spelling in ("loss.value", "loss/value") for name in values.pop(spelling, ())]
+    names = [str(name) for spelling in ("loss.value", "loss/value", "_target_") for name in values.pop(spelling, ())]
     if names:
         return _built(names, values)
     return _built([name for name in _value_losses() if values.keys() & _fields(name)] or _value_losses(), values)
@@ -166,7 +186,7 @@ def _value_loss(loss: ValueLoss, varied: Iterable[str]) -> Loss:
     of_error = _of_error(loss)
     numbers = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)}
     shown = {name: number for name, number in numbers.items() if name in varied or (of_error and type(number) in (int, float))}
-    return Loss(_label(type(loss).__name__, shown), type(loss), of_error)
+    return Loss(_label(type(loss).__name__, shown), type(loss), of_error, loss if isinstance(loss, (TwoHot, HLGauss, C51)) else None)
 
 
 def _of_error(loss: ValueLoss) -> Callable[[Tensor], Tensor] | None:
@@ -197,7 +217,13 @@ def behaviour(of_error: Callable[[Tensor], Tensor]) -> tuple[str, str, str]:
     exponent = torch.where(loss == 0, 0, error * slope / loss).amax(-1)  # d log ℓ / d log |e|, of the steeper side
     size = slope.abs().amax(-1)
     influence = "unbounded" if size[1] > 1.01 * size[0] else "bounded" if size[1] > 0.5 * size[0] else "bounded, redescending"
-    return f"{round(curvature.mean().item(), 6):.3g}" if smooth else "kink", _growth(*exponent.tolist()), influence if size.any() else "bounded, redescending"
+    return _curvature(*curvature.tolist()) if smooth else "kink", _growth(*exponent.tolist()), influence if size.any() else "bounded, redescending"
+
+
+def _curvature(below: float, above: float) -> str:
+    """The curvature at zero, of both sides where they differ."""
+    mean = f"{round((below + above) / 2, 6):.3g}"
+    return mean if abs(below - above) < 1e-3 else f"{below:.3g}|{above:.3g}, mean {mean}"
 
 
 def _growth(near: float, far: float) -> str:
@@ -222,8 +248,18 @@ def formula(documented: Any) -> tuple[str, str]:
 def row(loss: Loss) -> tuple[str, ...]:
     """The cells of a loss, in the order of `COLUMNS`."""
     said = dict(re.findall(r"^(For|Source): (.+)", inspect.getdoc(loss.documented) or "", re.MULTILINE))
-    computed = behaviour(loss.of_error) if loss.of_error else ("", "", "")
-    return (loss.label, *formula(loss.documented), *computed, said.get("For", ""), said.get("Source", ""))
+    computed = behaviour(loss.of_error) if loss.of_error else (NONE, NONE, NONE)
+    cells = (loss.label, formula(loss.documented)[0], gradient(loss.documented), *computed, said.get("For", ""), said.get("Source", ""))
+    return tuple(cell or NONE for cell in cells)
+
+
+def gradient(documented: Any) -> str:
+    """The gradient of a loss: its docstring's, or that of the pointwise function that a value loss calls."""
+    if found := formula(documented)[1] or GRADIENTS.get(documented.__name__):
+        return found
+    method = vars(documented).get("pointwise", vars(documented).get("__call__")) if inspect.isclass(documented) else None
+    called = method.__code__.co_names if method else ()
+    return next((gradient(function) for function in _functions(pointwise) if function.__name__ in called), "")
 
 
 def _print_table(groups: Sequence[Sequence[Loss]], markdown: bool) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 from agents.config import ConfigError
 from agents.event_log import EventLog
 from agents.landscape import Loss, derivatives
-from rlloss import C51, PPOKL, SPO, Focal, HLGauss, PolicyGradient, PolicyLoss, PPOClip, TwoHot, VTracePolicyGradient
-from rlloss.classification import CrossEntropy
+from rlloss import AWR, C51, PPOKL, SPO, BehaviourCloning, Focal, HLGauss, PolicyGradient, PolicyLoss, PPOClip, TwoHot, VTracePolicyGradient
+from rlloss.classification import BinaryCrossEntropy, BinaryFocal, CrossEntropy, kl_divergence
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.2)))
@@ -42,13 +42,23 @@ STYLE = {
 
 def all_figures(losses: Sequence[Loss]) -> dict[str, Callable[[], Figure]]:
     """Every figure by its name; `losses` are those of the error."""
-    return {"pointwise": lambda: of_errors(losses), "classification": of_probabilities, "policy": of_ratios, "targets": of_returns}
+    support = {"bins": 21, "vmin": -5.0, "vmax": 5.0}
+    histograms = {"TwoHot": TwoHot(**support), "HLGauss, σ = 0.75 bins": HLGauss(**support), "C51": C51(**support)}
+    return {
+        "pointwise": lambda: of_errors(losses),
+        "classification": of_probabilities,
+        "policy": of_ratios,
+        "targets": lambda: of_returns(histograms),
+    }
 
 
 def chosen_figures(losses: Sequence[Loss]) -> dict[str, Callable[[], Figure]]:
-    """The one figure of chosen value losses; none if no loss is one of the error."""
-    drawn = [loss for loss in losses if loss.of_error]
-    return {"value": lambda: of_errors(drawn)} if drawn else {}
+    """The figures of chosen value losses: of those of the error, and the targets of those with a histogram."""
+    curves = [loss for loss in losses if loss.of_error]
+    histograms = {loss.label: loss.histogram for loss in losses if loss.histogram}
+    if not curves and not histograms:
+        raise ConfigError(f"{', '.join(loss.label for loss in losses)}: nothing can be drawn of a head that holds neither one value nor a histogram")
+    return ({"value": lambda: of_errors(curves)} if curves else {}) | ({"targets": lambda: of_returns(histograms)} if histograms else {})
 
 
 def write(figures: Mapping[str, Callable[[], Figure]], directory: Path, suffix: str, tensorboard: bool) -> Iterator[Path]:
@@ -123,21 +133,27 @@ def _limits(values: Sequence[Tensor], room: float) -> tuple[float, float]:
 
 
 def of_probabilities() -> Figure:
-    """Loss against the probability of the right class of ten, the other nine sharing the rest."""
+    """Loss against the probability of the right class: one of ten, the other nine sharing the rest, and one of two."""
     probability = torch.linspace(0.002, 0.999, 600, dtype=torch.float64)
     others = ((1 - probability) / 9)[:, None].expand(-1, 9)
     logits = torch.cat([probability[:, None], others], -1).log()
     label = torch.zeros_like(logits)
     label[:, 0] = 1
-    losses = {"cross entropy": CrossEntropy(), "cross entropy, label smoothing 0.1": CrossEntropy(0.1)}
-    losses |= {f"focal, γ = {gamma:g}": Focal(gamma=gamma) for gamma in (0.5, 1.0, 2.0, 5.0)}
-    figure = Figure(figsize=(7.5, 4), layout="constrained")
-    axes = figure.subplots()
-    for (name, loss), style in zip(losses.items(), _styles(), strict=False):
-        axes.plot(probability, loss(logits, label), label=name, **style)
-    axes.set(title="classification: an easy example counts less with γ", xlabel="probability of the right class (of ten)", ylabel="loss (nats)")
-    axes.set(xlim=(0, 1), ylim=(0, 4))
-    axes.legend()
+    smooth = 0.9 * label + 0.01
+    ten = {"cross entropy": CrossEntropy()(logits, label), "cross entropy, label smoothing 0.1": CrossEntropy(0.1)(logits, label)}
+    ten |= {"KL from the smoothed label": kl_divergence(smooth.log(), logits)}
+    ten |= {f"focal, γ = {gamma:g}": Focal(gamma=gamma)(logits, label) for gamma in (0.5, 1.0, 2.0, 5.0)}
+    logit, right = probability.logit(), torch.ones_like(probability)
+    two = {"binary cross entropy": BinaryCrossEntropy(), "binary cross entropy, smoothing 0.1": BinaryCrossEntropy(0.1)}
+    two |= {f"binary focal, α = ¼, γ = {gamma:g}": BinaryFocal(gamma=gamma) for gamma in (0.5, 1.0, 2.0, 5.0)}
+    panels = {"ten": ten, "two": {name: loss(logit, right) for name, loss in two.items()}}
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, (classes, curves) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for (name, loss), style in zip(curves.items(), _styles(), strict=False):
+            axes.plot(probability, loss, label=name, **style)
+        axes.set(title=f"{classes} classes: an easy example counts less with γ", xlabel=f"probability of the right class (of {classes})")
+        axes.set(ylabel="loss (nats)", xlim=(0, 1), ylim=(0, 4))
+        axes.legend()
     return figure
 
 
@@ -150,6 +166,8 @@ def of_ratios() -> Figure:
         "policy gradient": PolicyGradient(),
         "PPO-KL, β = ½": PPOKL(0.5),
         "SPO": SPO(),
+        "AWR": AWR(),
+        "behaviour cloning": BehaviourCloning(),
     }
     ratio = torch.linspace(0.02, 2.5, 1241, dtype=torch.float64)
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -173,27 +191,53 @@ def _climbed(loss: PolicyLoss, ratio: Tensor, advantage: float) -> Tensor:
     return climbed - climbed[(ratio - 1).abs().argmin()] + advantage
 
 
-def of_returns() -> Figure:
-    """What categorical heads are trained towards, for a few returns."""
-    returns = torch.tensor([-3.25, 0.0, 2.6])
-    support = {"bins": 21, "vmin": -5.0, "vmax": 5.0}
-    scalar = {"TwoHot": TwoHot(**support), "HLGauss, σ = 0.75 bins": HLGauss(**support)}
-    bars = {name: (loss.probabilities(returns), [f"y = {number:g}".replace("-", "−") for number in returns.tolist()]) for name, loss in scalar.items()}
-    head = C51(**support)
-    logits = -0.5 * ((head.support(returns) - 0.5) / 0.8) ** 2
-    reward, discount = torch.tensor([-2.75, 2.0]), torch.tensor([0.9, 0.5])
-    moved = head.target(reward, discount, logits.expand(2, -1))
-    names = ["Z(s′)", *(f"{r:g} + {d:g}·Z(s′)".replace("-", "−") for r, d in zip(reward.tolist(), discount.tolist(), strict=True))]
-    bars["C51, r + d·Z(s′) projected"] = torch.cat([logits.softmax(-1)[None], moved]), names
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, (title, (probabilities, labels)) in zip(figure.subplots(1, 3, sharey=True), bars.items(), strict=True):
-        _bars(axes, head.support(returns), probabilities, labels)
-        axes.set(title=title, xlabel="return z", ylim=(0, 1.1))
-    figure.axes[0].set_ylabel("probability of the bin")
+def of_returns(histograms: Mapping[str, TwoHot | HLGauss | C51]) -> Figure:
+    """What categorical heads are trained towards, for a few returns near the middle of each support."""
+    columns = min(len(histograms), 3)
+    rows = -(-len(histograms) // columns)
+    figure = Figure(figsize=(max(4 * columns, 6), 3.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, (title, loss) in itertools.zip_longest(panels.flat, histograms.items(), fillvalue=("", None)):
+        if loss is None:
+            axes.remove()
+            continue
+        support = loss.support(torch.zeros(()))
+        targets = _moved(loss, support) if isinstance(loss, C51) else _spread(loss, support)
+        near = slice(max(loss.bins // 2 - 10, 0), loss.bins // 2 + 11)
+        _bars(axes, support[near], [target[near] for target in targets.values()], targets)
+        axes.set(title=title + (", r + d·Z(s′) projected" if isinstance(loss, C51) else ""), xlabel="return", ylim=(0, 1.1))
+    for axes in panels[:, 0]:
+        axes.set_ylabel("probability of the bin")
     return figure
 
 
-def _bars(axes: Axes, support: Tensor, probabilities: Tensor, labels: Iterable[str]) -> None:
+def _spread(loss: TwoHot | HLGauss, support: Tensor) -> dict[str, Tensor]:
+    """The targets [bins] of three returns, so many bins from the middle."""
+    middle = loss.bins // 2
+    width = support[middle] - support[middle - 1]
+    returns = [(support[middle] + bins * width).clamp(support[0], support[-1]) for bins in (-6.5, 0.0, 5.2)]
+    return {_signs(f"y = {number.item():.3g}"): loss.probabilities(number) for number in returns}
+
+
+def _moved(loss: C51, support: Tensor) -> dict[str, Tensor]:
+    """A distribution Z(s′) near the middle, and two Bellman backups of it."""
+    middle = loss.bins // 2
+    width = (support[middle] - support[middle - 1]).item()
+    logits = -0.5 * ((torch.arange(loss.bins) - middle - 1) / 1.6) ** 2
+    found = {"Z(s′)": logits.softmax(-1)}
+    for bins, discount in ((-5.5, 0.9), (4.0, 0.5)):
+        reward = support[middle].item() * (1 - discount) + bins * width
+        found[_signs(f"{reward:.3g} + {discount:g}·Z(s′)")] = loss.target(torch.tensor(reward), torch.tensor(discount), logits)
+    return found
+
+
+def _signs(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _bars(axes: Axes, support: Tensor, probabilities: Iterable[Tensor], labels: Iterable[str]) -> None:
+    width = 0.9 * support.diff()
+    width = torch.cat([width, width[-1:]])
     for probability, label, colour in zip(probabilities, labels, COLOURS, strict=False):
-        axes.bar(support, probability, width=0.45, color=colour, alpha=0.75, label=label)
+        axes.bar(support, probability, width=width, color=colour, alpha=0.75, label=label)
     axes.legend(loc="upper right", ncols=1)

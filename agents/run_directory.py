@@ -27,13 +27,18 @@ def refuse_used(directory: Path) -> None:
     """Raise RunDirectoryError if a run lives in this directory already, or nobody can write there."""
     if (directory / CONFIG).exists():
         raise RunDirectoryError(f"{directory} already holds a run; continue it with resume={directory} or choose another directory")
+    refuse_unwritable(directory, "hydra.run.dir")
+
+
+def refuse_unwritable(directory: Path, setting: str) -> None:
+    """Raise RunDirectoryError if nobody can write in a directory, existing or not, that `setting` names."""
     parent = directory.absolute()
     while not parent.exists():
         parent = parent.parent
     try:
         tempfile.TemporaryDirectory(dir=parent).cleanup()
     except OSError as error:
-        raise RunDirectoryError(f"can't write to {directory}: {error.strerror}: {parent}; choose another hydra.run.dir") from error
+        raise RunDirectoryError(f"can't write to {directory}: {error.strerror}: {parent}; choose another {setting}") from error
 
 
 def claim(directory: Path, config: Mapping[str, Any]) -> None:

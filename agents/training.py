@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,20 +14,21 @@ import torch
 from rich.console import Console
 from torch.utils import _pytree as pytree
 
-from agents import run_directory
+from agents import checkpoint, run_directory
 from agents.agent import Agent
 from agents.display import Display, Status
 from agents.environments import Ended, Environment, Episode, Episodes
 from agents.evaluation import Evaluation, evaluate, summary
 from agents.event_log import EventLog
-from agents.machine import raise_malloc_thresholds, settled, threads
+from agents.machine import NotEnoughMemory, Stopped, available_memory, interruptible, raise_malloc_thresholds, settled, threads
 from agents.population import Population, unstack
 from rlloss.checks import in_range
 
-# Counts up when a checkpoint would go on otherwise than the code that wrote it.
-FORMAT = 2
-
 PHASES = ("act", "step", "store", "sample", "update", "log")
+
+# The plain numbers of a run: the lowest, and the highest that a float64 counts to.
+LOWEST = {"seed": 0, "total_steps": 1, "num_envs": 1, "log_every": 1, "checkpoint_every": 0}
+HIGHEST = {"total_steps": 2**53}
 
 
 @dataclass(frozen=True)
@@ -44,23 +43,32 @@ class Run:
     seed: int = 0
     total_steps: int = 50_000
     num_envs: int = 1
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = field(default_factory=Evaluation)
     log_every: int = 1000
     checkpoint_every: int = 10_000
     directory: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, low in (("seed", 0), ("total_steps", 1), ("num_envs", 1), ("log_every", 1), ("checkpoint_every", 0)):
-            in_range(name, getattr(self, name), low)
+        for name, low in LOWEST.items():
+            in_range(name, getattr(self, name), low, **({"high": HIGHEST[name]} if name in HIGHEST else {}))
+        rows, capacity = self.agent.steps + 1, self.agent.replay.capacity
+        if capacity // self.num_envs < rows:
+            raise ValueError(f"agent.replay.capacity {capacity} is too small: num_envs {self.num_envs} times {rows} transitions are needed")
+
+    @property
+    def replay_bytes(self) -> int:
+        """The size of the replay memory."""
+        return self.agent.replay.capacity // self.num_envs * self.num_envs * self.agent.layout.itemsize
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run; `complete` is False where it was stopped before its last step."""
+    """What came of a run; `complete` is False where it was stopped before its last step, by the signal `stopped_by`."""
 
     seed: int
     complete: bool
+    stopped_by: int | None
     steps: int
     updates: int
     wall_seconds: float
@@ -81,13 +89,16 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
         display: where progress is shown; None for the terminal, `quiet()` for nowhere.
 
     Raises:
-        ValueError: the runs differ in structure, an environment can't be made, or a directory is in use.
+        ValueError: the runs differ in structure, need too much memory, an environment can't be made, or a directory is in use.
     """
     _check_together(runs)
+    refuse_oversized(runs)
     raise_malloc_thresholds()
     with contextlib.ExitStack() as stack, threads(len(runs)):
         wanted = all(run.config.get("compile", True) for run in runs) if compile is None else compile
-        training = Training(runs, wanted, display or Display(Console()))
+        display = display or Display(Console())
+        display.say(f"replay memory: {in_bytes(runs[0].replay_bytes)}{' a run' if len(runs) > 1 else ''}")
+        training = Training(runs, wanted, display)
         stack.callback(training.close)
         for run in runs:
             if run.directory:
@@ -97,11 +108,11 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
         training.restore() if resume else training.begin()
         training.compile()
         stack.enter_context(settled())
-        stopped = stack.enter_context(_interruptible())
-        training.loop(stopped)
-        results = training.finish()
-        if stopped() and results[0].complete:
-            raise KeyboardInterrupt  # It came during the last evaluation; the results are written.
+        stop = stack.enter_context(interruptible())
+        training.loop(stop)
+        results = training.finish(stop.number)
+        if stop() and results[0].complete:
+            raise Stopped(stop.number)  # It came during the last evaluation; the results are written.
         return results
 
 
@@ -194,13 +205,12 @@ class Training:
             watch.lap("log")
         self.display.show(self._status())
 
-    def _due(self, every: int) -> int:
-        """How many multiples of `every` the last step has passed; 0 if `every` is 0."""
-        return self.step // every - (self.step - self.settings.num_envs) // every if every else 0
+    def _due(self, every: int, after: int = 0) -> int:
+        """How many multiples of `every` beyond `after` the last step has passed; 0 if `every` is 0."""
+        return max(self.step // every - max(self.step - self.settings.num_envs, after) // every, 0) if every else 0
 
     def _updates_due(self) -> int:
-        started = self.step > self.agent.learning_starts
-        return self._due(self.agent.update_every) * self.agent.updates_per_step if started else 0
+        return self._due(self.agent.update_every, self.agent.learning_starts) * self.agent.updates_per_step
 
     def _log(self, ended: Sequence[Ended], progress: float) -> None:
         for episode in ended:
@@ -249,7 +259,7 @@ class Training:
         observation[...] = training
         for log, returns in zip(self.logs, self.evaluation_returns, strict=True):
             if log:
-                log.scalars(self.step, summary(returns))
+                log.scalars(self.step, {f"evaluation/return_{name}": number for name, number in summary(returns).items()})
 
     def checkpoint(self) -> None:
         """Save the whole state of every run that has a directory."""
@@ -273,7 +283,7 @@ class Training:
         width = self.settings.num_envs
         running = self.episodes.running[index * width : (index + 1) * width]
         return {
-            **self._identity(self.runs[index]),
+            "identity": checkpoint.identity(self.runs[index]),
             "step": self.step,
             "updates": self.updates,
             "wall_seconds": self.wall_seconds,
@@ -281,19 +291,14 @@ class Training:
             "episodes": [dataclasses.asdict(episode) for episode in running],
         }
 
-    def _identity(self, run: Run) -> dict[str, Any]:
-        """What must be equal for a run to be the one that a checkpoint is of."""
-        floats = [float(leaf) for leaf in pytree.tree_leaves(run.agent)]
-        return {"format": FORMAT, "seed": run.seed, "total_steps": run.total_steps, "num_envs": run.num_envs, "hyperparameters": floats}
-
     def restore(self) -> None:
         """Continue from the newest checkpoint that all runs have."""
         self.step = run_directory.newest_checkpoint([run.directory for run in self.runs])
         metrics = []
         for index, run in enumerate(self.runs):
             tensors, rest = run_directory.load_checkpoint(run.directory, self.step)
-            if differing := [name for name, value in self._identity(run).items() if rest.get(name) != value]:
-                raise run_directory.RunDirectoryError(f"{run.directory} holds another run: it differs in {', '.join(differing)}")
+            if differing := checkpoint.differences(run, rest.get("identity", {})):
+                raise run_directory.RunDirectoryError(f"{run.directory} holds another run: it differs in {', '.join(differing[:5])}")
             try:
                 self.population.load_learner(index, tensors)
             except ValueError as error:
@@ -305,7 +310,7 @@ class Training:
             self.logs.append(EventLog(run.directory, rest["event_bytes"]))
         self.population.metrics = pytree.tree_map(lambda *leaves: torch.stack(leaves), *metrics)
 
-    def finish(self) -> list[Result]:
+    def finish(self, stopped_by: int | None) -> list[Result]:
         """Evaluate and close a training that came to its end, save everything, and say what came of it."""
         complete = self.step >= self.settings.total_steps
         # Before the last evaluation: a process killed after it does it again when the run is continued.
@@ -315,16 +320,17 @@ class Training:
             for log in filter(None, self.logs):
                 log.end()
                 log.flush()
-        results = [self._result(index, complete) for index in range(len(self.runs))]
+        results = [self._result(index, complete, stopped_by) for index in range(len(self.runs))]
         for run, result in zip(self.runs, results, strict=True):
             if run.directory and complete:
                 run_directory.write_result(run.directory, _record(run, result))
         return results
 
-    def _result(self, index: int, complete: bool) -> Result:
+    def _result(self, index: int, complete: bool, stopped_by: int | None) -> Result:
         return Result(
             seed=self.runs[index].seed,
             complete=complete,
+            stopped_by=None if complete else stopped_by,
             steps=self.step,
             updates=self.updates,
             wall_seconds=self.wall_seconds,
@@ -347,12 +353,29 @@ def _check_together(runs: Sequence[Run]) -> None:
     """Raise ValueError unless the runs can be one population, each in a directory of its own."""
     if not runs:
         raise ValueError("there is no run to train")
-    for name in ("total_steps", "num_envs", "evaluation", "log_every", "checkpoint_every"):
+    for name in ("evaluation", *(name for name in LOWEST if name != "seed")):
         if len({getattr(run, name) for run in runs}) > 1:
             raise ValueError(f"runs of one population must have the same {name}; train these apart")
     directories = [run.directory.resolve() for run in runs if run.directory]
     if len(set(directories)) < len(directories):
         raise ValueError("two runs would share a directory; give each its own")
+
+
+def refuse_oversized(runs: Sequence[Run]) -> None:
+    """Raise NotEnoughMemory if the replay memory of these runs together is more than the machine has available."""
+    needed, available = sum(run.replay_bytes for run in runs), available_memory()
+    if available is not None and needed > available:
+        together = f" for {len(runs)} runs" if len(runs) > 1 else ""
+        raise NotEnoughMemory(f"replay needs {in_bytes(needed)} of memory{together}, the machine has {in_bytes(available)} available; lower agent.replay.capacity")
+
+
+def in_bytes(size: int) -> str:
+    """A size in the unit a person would choose."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
 
 
 def _record(run: Run, result: Result) -> dict[str, Any]:
@@ -363,29 +386,6 @@ def _record(run: Run, result: Result) -> dict[str, Any]:
         "steps": result.steps,
         "updates": result.updates,
         "wall_seconds": result.wall_seconds,
-        "evaluation": {"returns": result.evaluation_returns, **{key.removeprefix("evaluation/"): value for key, value in summary(result.evaluation_returns).items()}},
+        "evaluation": {"returns": result.evaluation_returns, **{f"return_{name}": number for name, number in summary(result.evaluation_returns).items()}},
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
     }
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """A function that turns True at the first Ctrl-C (or SIGTERM), so that the loop can save; the second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

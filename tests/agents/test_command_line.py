@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,9 @@ MISTAKES = [
     (["agent.batch_size=0"], "agent.batch_size must be at least 1, got 0"),
     (["agent.batch_size=2.5"], "agent.batch_size must be a whole number, got 2.5"),
     (["agent.replay.capacity=10"], "agent.replay.capacity 10 is smaller than batch_size"),
+    (["agent.replay.capacity=100000000000000"], "GiB available; lower agent.replay.capacity"),
+    (["num_envs=40000"], "agent.replay.capacity 50000 is too small: num_envs 40000 times 2 transitions are needed"),
+    (["agent.steps=5", "agent.batch_size=1", "agent.replay.capacity=5"], "num_envs 1 times 6 transitions"),
     (["agent.exploration.epsilon.start=1.2"], "agent.exploration.epsilon.start must be at least 0 and at most 1, got 1.2"),
     (["loss/value=huber", "loss.value.delta=-1"], "loss.value.delta must be greater than 0, got -1"),
     (["optimizer.learning_rate=-1"], "optimizer.learning_rate must be at least 0, got -1"),
@@ -65,20 +69,39 @@ MISTAKES = [
     (["network._target_=torch.nn.Flatten"], "network.hidden is no argument of Flatten, it has start_dim, end_dim; say network=module"),
     (["network=module", "network._target_=torch.nn.Linear", "+network.in_features=3"], "network: Linear can't be made of {'in_features': 3}: missing a required argument: 'out_features'"),
     (["head=noisy", "head.sigma=-1"], "head.sigma must be at least 0, got -1"),
-    (["total_steps=0"], "total_steps must be at least 1, got 0"),
+    (["total_steps=0"], "total_steps must be at least 1 and at most 9.0072e+15, got 0"),
+    (["total_steps=1000000000000000000000"], "total_steps must be at least 1 and at most 9.0072e+15, got 1e+21"),
     (["seed=-1"], "seed must be at least 0, got -1"),
     (["seed=x"], "seed must be a whole number, got 'x'"),
     (["num_envs=0"], "num_envs must be at least 1, got 0"),
     (["compile=maybe"], "compile must be true or false, got 'maybe'"),
     (["env.id=Nonsense-v0"], "env: there is no environment Nonsense-v0"),
     (["env.id=ALE/Pong-v5"], "env: environment ALE/Pong-v5 needs the extra atari: pip install 'rlloss[atari]'"),
-    (["+env.arguments.gravity=3"], "env: environment CartPole-v1 can't be made"),
+    (["env.id=''"], "env.id is empty; name a Gymnasium environment"),
+    (["+env.arguments.gravity=3"], "env.arguments.gravity: CartPole-v1 takes no gravity; it takes sutton_barto_reward, render_mode"),
+    (["+env.arguments.render=human"], "did you mean render_mode?"),
+    (["+env.arguments.render_mode=3"], "env: environment CartPole-v1 can't be made"),
     (["env=pendulum"], "DQN needs Discrete actions, but this environment has Box"),
     (["loss.value._target_=nothing.Here"], "loss.value._target_: there is no nothing.Here"),
     (["hydra.run.dir=/proc/nowhere/run"], "can't write to /proc/nowhere/run"),
     (["hydra.run.dir=file/run"], "can't write to file/run: Not a directory"),
     (["=3"], "=3"),
+    (["garbage"], "garbage is not understood; write name=value"),
+    (["lr=0.1"], "there is no key lr; did you mean optimizer.learning_rate?"),
+    (["optimizer.lr=0.1"], "there is no key optimizer.lr; did you mean optimizer.learning_rate?"),
+    (["+directory=here"], "there is no key directory"),
+    (["+environment=here"], "there is no key environment"),
+    (["+config=1"], "there is no key config"),
     (["~seed"], "the config has no seed"),
+    (["~agent.discount"], "~agent.discount: it can't be deleted, agents.dqn.DQN would silently use a default of its own"),
+    (["~agent/exploration"], "~agent/exploration: it can't be deleted"),
+    (["~loss"], "~loss: there is no such choice to delete"),
+    (["loss=huber"], "loss is no group of choices; did you mean loss/value=huber?"),
+    (["loss=nothing"], "loss is no group of choices; there is loss/classification, loss/policy"),
+    (["loss/policy=ppo_clip"], "loss.policy is not read by agents.dqn.DQN; leave it out"),
+    (["loss/policy=ppo_clap"], "did you mean ppo_clip?"),
+    (["loss/regularizer=[l2,l3]"], "loss/regularizer=l3 is not a choice; choose one of cql, dr3, elastic_net"),
+    (["+env/wrapper=[time_limit,nope]"], "env/wrapper=nope is not a choice; choose one of flatten"),
     (["seed=0,1"], "seed=0,1 has several values; train all of them with -m"),
     (["+loss/policy=spo"], "loss.policy is not read by agents.dqn.DQN; leave it out"),
     (["loss/target=gae"], "agent.steps must be at least 2 for GAE, which looks along sequences of that length, got 1"),
@@ -90,13 +113,13 @@ MISTAKES = [
     (["loss/value=hl_gauss", "loss.value.vmin=200"], "loss.value.vmin must be less than vmax, got vmin 200 and vmax 100"),
     (["loss/value=absolute_error", "+loss.value.matched_curvature=true"], "loss.value.matched_curvature needs a curvature at zero"),
     (["env/wrapper=flatten"], "env/wrapper is not chosen by default; add it with +env/wrapper="),
-    (["optimizer.learning_rate=inf"], "optimizer.learning_rate must be at least 0, got inf"),
+    (["optimizer.learning_rate=inf"], "optimizer.learning_rate must be at least 0 and finite, got inf"),
     (["--resolve"], "--resolve"),
     (["-m", "seed=0,1", "--cfg", "job"], "Only one of"),
     (["resume="], "resume needs the directory of a run"),
     (["-m", "seed=0,1", "agent.discount=0.9,1.5"], "agent.discount must be at least 0 and at most 1, got 1.5"),
     (["resume=nowhere"], "nowhere is not a run directory"),
-    (["resume=nowhere", "seed=3"], "leave out seed"),
+    (["resume=nowhere", "seed=3"], "nowhere is not a run directory"),
     (["--nonsense"], "--nonsense"),
 ]
 
@@ -121,8 +144,15 @@ def test_a_run_from_start_to_evaluation(train, tmp_path):
 
     code, evaluated, _ = train(str(directory), "--episodes", "2", main=command_line.evaluate_main)
     assert code == 0 and evaluated == next(line + "\n" for line in out.splitlines() if line.startswith("greedy evaluation"))
+    assert "replay memory: 10.2 KiB" in out and "recent return –  loss –" in out
     code, again, _ = train(f"resume={directory}")
     assert code == 0 and "is complete already" in again
+    code, _, err = train(f"resume={directory}", "seed=3")
+    assert code == 2 and "leave out seed" in err
+
+
+def test_version_is_our_own(train):
+    assert train("--version")[:2] == (0, f"rlloss {metadata.version('rlloss')}\n")
 
 
 def test_a_sweep_gives_every_job_a_directory(train, tmp_path):
@@ -160,7 +190,7 @@ def test_ctrl_c_saves_everything_and_the_run_goes_on(train, tmp_path, number):
     time.sleep(0.3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err and "continue with:" in out
+    assert process.returncode == 128 + number and "Traceback" not in err and "continue with:" in out
     stopped = scalars(tmp_path / "run")
     assert stopped and not (tmp_path / "run" / "result.json").exists()
     code, out, _ = train("resume=run")
@@ -168,6 +198,47 @@ def test_ctrl_c_saves_everything_and_the_run_goes_on(train, tmp_path, number):
     train(*SMALL, "total_steps=3000", "hydra.run.dir=straight")
     assert scalars(tmp_path / "run") == scalars(tmp_path / "straight")
     assert scalars(tmp_path / "run")[: len(stopped)] == stopped
+
+
+def test_ctrl_c_in_a_sweep_says_what_was_not_started(tmp_path):
+    process = _start(tmp_path, "-m", "seed=0,1,2", "total_steps=100000", "hydra.sweep.dir=sweep")
+    _wait_for("sweep/0/checkpoint-*00", tmp_path)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "2 of 3 jobs were not started: seed=1, seed=2" in out
+
+
+def test_ctrl_c_in_the_last_evaluation_of_a_complete_run(train, monkeypatch):
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return [[1.0, 1.0]]
+
+    monkeypatch.setattr("agents.training.evaluate", interrupted)
+    code, out, err = train(*SMALL, "total_steps=60", "hydra.run.dir=run")
+    assert (code, err) == (130, "") and "the run is complete" in out and "continue with" not in out
+
+
+def test_an_argument_may_be_deleted_with_its_class(train, tmp_path):
+    (tmp_path / "my_schedules.py").write_text("from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Half:\n    def __call__(self, progress):\n        return 0.5 + 0 * progress\n")
+    schedule = ["optimizer.schedule._target_=my_schedules.Half", *(f"~optimizer.schedule.{name}" for name in ("start", "end", "until"))]
+    words = [word for word in SMALL if not word.startswith("optimizer.schedule")]
+    code, _, err = train(*words, "total_steps=60", *schedule)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("RLLOSS_CACHE", "/proc/nowhere", "compiled programs can't be kept in /proc/nowhere (No such file or directory): set RLLOSS_CACHE"),
+        ("CXX", "no-such-compiler", "no C++ compiler found (no-such-compiler); install one"),
+    ],
+)
+def test_training_without_a_compiler_is_said_in_one_line(tmp_path, variable, value, line):
+    environment = {**os.environ, "RLLOSS_CACHE": str(tmp_path / "cache"), variable: value}
+    command = [sys.executable, str(REPOSITORY / "scripts" / "train.py"), *(word for word in SMALL if word != "compile=false"), "total_steps=60"]
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0 and "greedy evaluation" in found.stdout
+    assert found.stderr.count("\n") == 1 and found.stderr.startswith("rlloss-train: ") and line in found.stderr
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="watches the process in /proc")
@@ -205,6 +276,9 @@ def test_help_names_every_choice_and_setting(train):
         for choice in choices:
             line = next(line for line in out.splitlines() if line.strip().startswith(f"{choice} "))
             assert len(line.split()) > 2, f"{group}={choice} is not explained"
+    default = [line.split()[0] for line in out.splitlines() if "(default)" in line]
+    assert {"dqn", "mse", "double_q_learning", "identity", "uniform"} <= set(default) and "q_learning" not in default
+    assert "  +env/wrapper\n" in out and "  loss/regularizer=[…], a list, empty by default\n" in out
     for key in compose():
         assert key in out
 

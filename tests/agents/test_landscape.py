@@ -5,7 +5,9 @@ import struct
 import sys
 
 import pytest
+import torch
 
+import rlloss
 from agents import landscape
 from rlloss import pointwise
 from tests.events import events
@@ -57,7 +59,8 @@ def test_every_row_says_its_formula_purpose_and_paper():
         (["loss.value=robust", "alpha=0.5"], "1", "power 0.5", "bounded, redescending"),
         (["loss.value=robust", "alpha=1.5"], "1", "power 1.5", "unbounded"),
         (["loss.value=gaussian_nll"], "1", "quadratic", "unbounded"),
-        (["loss.value=hl_gauss"], "", "", ""),
+        (["loss.value=hl_gauss"], "–", "–", "–"),
+        (["loss.value=expectile", "tau=0.7"], "1.4|0.6, mean 1", "quadratic", "unbounded"),
     ],
 )
 def test_behaviour_is_what_the_papers_say(words, curvature, growth, influence):
@@ -76,7 +79,40 @@ def test_choices_are_combined(command):
     printed = command("loss.value=huber,mse,two_hot", "delta=0.5,1,2")
     labels = [line.split("  ")[0] for line in printed.out.splitlines()]
     assert labels == ["loss", "Huber(delta=0.5)", "Huber(delta=1)", "Huber(delta=2)", "MSE", "TwoHot"]
-    assert printed.err.startswith("TwoHot isn't drawn") and printed.err.count("\n") == 1
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("words", [["loss.value=hl_gauss,two_hot,c51"], ["loss.value=c51", "bins=2,5,51,101"], ["loss.value=mse,two_hot", "vmin=10"]])
+def test_targets_of_chosen_histograms_are_drawn(command, tmp_path, words):
+    pytest.importorskip("matplotlib")
+    command(*words, "--out", tmp_path)
+    assert (tmp_path / "targets.png").stat().st_size > 5000 and (tmp_path / "value.png").exists() == ("mse" in words[0])
+
+
+def test_gradients_are_found_where_the_formula_stands():
+    assert landscape.gradient(rlloss.Huber) == "ℓ′(e) = clip(e, −δ, δ)" and landscape.gradient(rlloss.GaussianNLL) == "∂ℓ/∂e = e/σ²"
+    names = {loss.documented.__name__ for section in landscape.sections() for loss in section}
+    assert landscape.GRADIENTS.keys() <= names
+
+
+@pytest.mark.parametrize("advantage", [1.5, -1.5])
+def test_gradients_of_policies_are_those_that_the_table_says(advantage):
+    ratio = torch.tensor([0.5, 0.9, 1.0, 1.1, 2.0], dtype=torch.float64)
+    weight = ratio.clamp(max=1)
+    inside = (ratio < 1.2) if advantage > 0 else (ratio > 0.8)
+    expected = {
+        rlloss.PolicyGradient(): -advantage,
+        rlloss.VTracePolicyGradient(): -weight * advantage,
+        rlloss.PPOClip(): -ratio * advantage * inside,
+        rlloss.PPOKL(0.5): -ratio * advantage + 0.5 * (ratio - 1),
+        rlloss.SPO(): -ratio * (advantage - 1.5 / 0.2 * (ratio - 1)),
+        rlloss.AWR(): -torch.tensor(advantage, dtype=torch.float64).exp(),
+        rlloss.BehaviourCloning(): -1.0,
+    }
+    for loss, gradient in expected.items():
+        log_probability = ratio.log().requires_grad_()
+        loss(log_probability, torch.zeros_like(ratio), torch.full_like(ratio, advantage)).sum().backward()
+        torch.testing.assert_close(log_probability.grad, gradient + torch.zeros_like(ratio))
 
 
 def test_a_field_alone_chooses_the_losses_that_have_it():
@@ -88,8 +124,9 @@ def test_a_loss_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
     (tmp_path / "own_losses.py").write_text(f"{text}    def pointwise(self, error):\n        return self.strength * error.abs() ** 3\n")
     monkeypatch.syspath_prepend(tmp_path)
     (loss,) = landscape.chosen_losses(["loss.value=own_losses.Cubic", "strength=2"])
+    assert next(iter(landscape.chosen_losses(["loss.value._target_=own_losses.Cubic", "+loss.value.strength=2"]))).label == loss.label
     label, formula, gradient, curvature, *rest, purpose, paper = landscape.row(loss)
-    assert (label, formula, gradient, *rest, purpose, paper) == ("Cubic(strength=2)", "", "", "power 3", "unbounded", "", "")
+    assert (label, formula, gradient, *rest, purpose, paper) == ("Cubic(strength=2)", "–", "–", "power 3", "unbounded", "–", "–")
     assert float(curvature) < 1e-6
 
 
@@ -105,15 +142,17 @@ def test_a_loss_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
         (["huber"], "say name=values"),
         (["--format", "jpg"], "invalid choice"),
         (["--tensorboard"], "--out DIRECTORY"),
-        (["--out", __file__], "File exists"),
+        (["--format", "svg"], "--format is for figures, which need a directory; name it with --out DIRECTORY"),
+        (["--out", __file__], "Not a directory"),
+        (["--out", "/proc/x"], "can't write to /proc/x"),
     ],
 )
 def test_mistakes_are_one_line(monkeypatch, capsys, words, expected):
     monkeypatch.setattr(sys, "argv", ["rlloss-landscape", *words])
     with pytest.raises(SystemExit) as stopped:
         landscape.landscape_main()
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.count("\n") == 1 and error.startswith("rlloss-landscape: ") and expected in error
+    out, error = capsys.readouterr()
+    assert out == "" and stopped.value.code == 2 and error.count("\n") == 1 and error.startswith("rlloss-landscape: ") and expected in error
 
 
 def test_figures_without_matplotlib_are_one_line(monkeypatch, capsys, tmp_path):
@@ -141,14 +180,13 @@ def test_figures_are_drawn_and_tensorboard_reads_them(command, tmp_path):
 def test_chosen_losses_are_drawn_as_svg(command, tmp_path):
     pytest.importorskip("matplotlib")
     command("loss.value=huber,quantile_huber,hl_gauss", "--out", tmp_path, "--format", "svg", "delta=0.5,1")
-    assert [path.name for path in tmp_path.iterdir()] == ["value.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["targets.svg", "value.svg"]
     assert (tmp_path / "value.svg").read_text().count("<path") > 10
 
 
 def test_what_a_policy_climbs_is_its_objective():
     """The integral of the gradient is −ℓ itself where nothing is detached; for V-trace A·(1 + log r) above ρ̄ and A·r below."""
     figures = pytest.importorskip("agents.landscape_figures")
-    torch = pytest.importorskip("torch")
     ratio = torch.linspace(0.5, 2, 3001, dtype=torch.float64)
     climbed = figures._climbed(figures.SPO(), ratio, -1.0)
     torch.testing.assert_close(climbed, -ratio - 2.5 * (ratio - 1) ** 2, atol=1e-5, rtol=0)

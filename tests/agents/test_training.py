@@ -50,9 +50,9 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(small_run):
     assert _same(first, second) and not _same(first, other)
 
 
-@pytest.mark.parametrize(("num_envs", "every", "per_step", "starts", "updates"), [(1, 1, 1, 100, 200), (4, 1, 1, 100, 200), (4, 8, 3, 0, 111), (3, 5, 2, 50, 102)])
+@pytest.mark.parametrize(("num_envs", "every", "per_step", "starts", "updates"), [(1, 1, 1, 100, 200), (4, 1, 1, 100, 200), (4, 8, 3, 0, 111), (3, 5, 2, 50, 100), (3, 1, 1, 10, 290)])
 def test_gradient_steps_keep_their_ratio_to_environment_steps(small_run, num_envs, every, per_step, starts, updates):
-    """Of the 300 environment steps, every `every`-th one that is reached past `starts` brings `per_step` gradient steps."""
+    """Of the 300 environment steps, every `every`-th one past `starts` brings `per_step` gradient steps."""
     run = small_run(f"num_envs={num_envs}", f"agent.update_every={every}", f"agent.updates_per_step={per_step}", f"agent.learning_starts={starts}")
     assert train([run])[0].updates == updates
 
@@ -180,9 +180,20 @@ def test_a_run_killed_while_it_was_finishing_finishes_once(small_run, tmp_path):
 
 def test_another_run_does_not_go_on_in_a_directory(small_run, tmp_path):
     train([small_run(directory=tmp_path / "run")])
-    for other in ("seed=5", "total_steps=400", "agent.discount=0.5"):
-        with pytest.raises(ValueError, match="holds another run: it differs in"):
+    others = {"seed=5": "seed", "total_steps=400": "total_steps", "agent.discount=0.5": "agent.discount", "agent.batch_size=8": "agent.batch_size"}
+    others |= {"loss/value=pseudo_huber": "agent.value_loss", "agent.replay.capacity=100": "agent.replay.capacity", "network.hidden=[8]": "agent.network.hidden"}
+    others |= {"+env.arguments.sutton_barto_reward=true": "env.arguments", "+env/wrapper=flatten": "env.wrappers"}
+    for other, name in others.items():
+        with pytest.raises(ValueError, match=f"holds another run: it differs in {name}"):
             train([small_run(other, directory=tmp_path / "run")], resume=True)
+
+
+def test_a_population_that_does_not_fit_into_memory_is_refused(small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("agents.training.available_memory", lambda: 50 * 1024)
+    train([small_run(f"seed={seed}") for seed in range(4)])
+    with pytest.raises(ValueError, match=r"replay needs 50.8 KiB of memory for 5 runs, the machine has 50 KiB available; lower agent.replay.capacity"):
+        train([small_run(f"seed={seed}", directory=tmp_path / str(seed)) for seed in range(5)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_lost_events_are_found_out(small_run, tmp_path):
