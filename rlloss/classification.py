@@ -187,9 +187,10 @@ def binary_focal(logits: Tensor, label: Tensor, alpha: float | Tensor, gamma: fl
     alpha, gamma = like(x, alpha), like(x, gamma)
     # Powers are taken of logarithms, which are finite where 1 − p rounds to 0, and bounded, since γ multiplies their gradient.
     bounded = x.clamp(-CERTAIN, CERTAIN)
-    hard_yes, hard_no = (gamma * logsigmoid(-bounded)).exp(), (gamma * logsigmoid(bounded)).exp()
-    positive = times(alpha * label * hard_yes, logsigmoid(x))
-    negative = times((1 - alpha) * (1 - label) * hard_no, logsigmoid(-x))
+    log_yes, log_no = logsigmoid(bounded), logsigmoid(-bounded)
+    # Beyond the bounds the logarithm of what is impossible is linear.
+    positive = times(alpha * label * (gamma * log_no).exp(), log_yes - (-x - CERTAIN).relu())
+    negative = times((1 - alpha) * (1 - label) * (gamma * log_yes).exp(), log_no - (x - CERTAIN).relu())
     return -(positive + negative).to(logits.dtype)
 
 

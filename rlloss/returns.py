@@ -92,11 +92,12 @@ def _solved(constant: Tensor, factor: Tensor) -> Tensor:
     a, b = (torch.nn.functional.pad(x, padding).unflatten(0, (-1, length)).unbind(1)[::-1] for x in (constant, factor))
     entering = torch.zeros_like(a[0])
     if time > length:
-        # Infinite products would make NaN of zeros that they meet.
-        largest = torch.finfo(factor.dtype).max
         first, product = a[0], b[0]
         for a_t, b_t in zip(a[1:], b[1:], strict=True):
-            first, product = a_t + b_t * first, (b_t * product).clamp(-largest, largest)
+            first, product = a_t + b_t * first, b_t * product
+        # A product that overflowed makes NaN of a 0: of a factor's, where the product is 0, or of what it multiplies.
+        largest = torch.finfo(product.dtype).max  # product == product, not isnan: that isn't vectorised.
+        product = torch.where(product == product, product, torch.zeros_like(product)).clamp(-largest, largest)
         entering = torch.cat([_solved(first, product)[1:], entering[:1]])
     x = [entering]
     for a_t, b_t in zip(a, b, strict=True):
