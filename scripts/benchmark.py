@@ -30,25 +30,22 @@ def main() -> None:
         os.sched_setaffinity(0, {core})
         print(f"pinned to core {core}, one thread")
 
-    ours(1, 2000)  # Compiles, and warms both libraries up.
-    theirs(1500)
-    ratios, speeds = [], []
-    for number in range(options.rounds):
-        other, result = theirs(STEPS), ours(1, STEPS)
-        speeds.append(result.steps / result.wall_seconds)
-        ratios.append(speeds[-1] / other)
-        print(f"round {number + 1}: rlloss {speeds[-1]:,.0f} steps/s, stable-baselines3 {other:,.0f} steps/s, ratio {ratios[-1]:.1f}; {shares(result)}")
-    print(f"one run: {statistics.median(speeds):,.0f} steps/s, {statistics.median(ratios):.1f} times stable-baselines3 (median of {options.rounds})")
-
-    ours(options.runs, 1100)
-    ratios, speeds = [], []
-    for number in range(options.rounds):
-        other, result = theirs(STEPS // 2), ours(options.runs, STEPS // 2)
-        speeds.append(options.runs * result.steps / result.wall_seconds)
-        ratios.append(speeds[-1] / other)
-        print(f"round {number + 1}: {options.runs} rlloss runs {speeds[-1]:,.0f} steps/s, stable-baselines3 {other:,.0f}, ratio {ratios[-1]:.1f}; {shares(result)}")
-    print(f"{options.runs} runs: {statistics.median(speeds):,.0f} steps/s together, {statistics.median(ratios):.1f} times stable-baselines3")
+    theirs(1500)  # Warms it up.
+    rounds(options.rounds, 1, STEPS)
+    rounds(options.rounds, options.runs, STEPS // 2)
     print(f"start to first step, warm cache: {statistics.median(start() for _ in range(options.rounds)):.1f} s")
+
+
+def rounds(number: int, runs: int, steps: int) -> None:
+    """Take turns with stable-baselines3, which trains one run at a time, and say who was how fast."""
+    ours(runs, 1100)  # Compiles.
+    ratios, speeds = [], []
+    for turn in range(number):
+        other, result = theirs(steps), ours(runs, steps)
+        speeds.append(runs * result.steps / result.wall_seconds)
+        ratios.append(speeds[-1] / other)
+        print(f"round {turn + 1}: {runs} of rlloss {speeds[-1]:,.0f} steps/s, stable-baselines3 {other:,.0f} steps/s, ratio {ratios[-1]:.1f}; {shares(result)}")
+    print(f"runs: {runs}; {statistics.median(speeds):,.0f} steps/s, {statistics.median(ratios):.1f} times stable-baselines3 (median of {number})")
 
 
 def ours(runs: int, steps: int):
