@@ -43,11 +43,11 @@ def help_text() -> str:
 
 
 def default_choices(file: str = "train", prefix: str = "") -> Iterator[tuple[str, str | list[str]]]:
-    """The groups of a config file and what is chosen in them, a choice or a list, the choices' own groups included."""
+    """The groups of a config file and what is chosen in them, a choice, a list or nothing (""), the choices' own groups included."""
     for item in OmegaConf.load(config_directory() / f"{file}.yaml").get("defaults", []):
         for group, choice in item.items() if OmegaConf.is_dict(item) else ():
             if not group.startswith("override "):
-                yield f"{prefix}{group}", choice if isinstance(choice, str) else list(choice)
+                yield f"{prefix}{group}", list(choice) if OmegaConf.is_list(choice) else choice or ""
             if isinstance(choice, str) and not group.startswith("override "):
                 yield from default_choices(f"{prefix}{group}/{choice}", f"{prefix}{group}/")
 
