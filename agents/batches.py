@@ -57,8 +57,9 @@ def sequences(memory: Tensor, drawn: Drawn, added: Tensor, layout: np.dtype, dis
     # The trajectory is cut where nothing has been written behind a row.
     follows = torch.cat([written[:, 1:], torch.zeros_like(written[:, :1])], 1).T.flatten()
     truncated = torch.where(follows, seen.truncated, torch.ones_like(seen.truncated))
+    probability = torch.where(mask, seen.probability, torch.ones_like(seen.probability))  # Never a ratio of 0/0.
     weight = None if drawn.weight is None else drawn.weight.repeat(length)
     return Batch(
         seen.observation, seen.action, seen.reward, discount * (1 - seen.terminated), seen.next_observation,
-        truncated, seen.probability, weight=weight, mask=mask,
+        truncated, probability, weight=weight, mask=mask,
     )  # fmt: skip

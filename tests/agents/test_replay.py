@@ -95,7 +95,10 @@ def test_sequences_stop_at_what_is_newest():
     batch = sequences(kept, drawn([0, 0], [5, 1]), count(11), layout, 0.9, 3)
     assert batch.reward.reshape(3, 2).T.tolist()[0] == [5, 6, 7] and batch.reward[1].item() == 9 and batch.reward[3].item() == 10
     assert batch.mask.reshape(3, 2).T.tolist() == [[True, True, True], [True, True, False]]
-    assert batch.truncated.reshape(3, 2).T.tolist() == [[0, 1, 1], [0, 1, 1]] and (batch.probability == 0.25).all()
+    assert batch.truncated.reshape(3, 2).T.tolist() == [[0, 1, 1], [0, 1, 1]] and (batch.probability[batch.mask] == 0.25).all()
+    young, layout, _ = filled(UniformReplay(8), 1, 2)  # What was never written says nothing.
+    batch = sequences(young, drawn([0], [1]), count(2), layout, 0.9, 3)
+    assert batch.mask.tolist() == [True, False, False] and batch.probability.tolist() == [0.25, 1, 1]
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 1000, 70_000])
