@@ -90,10 +90,11 @@ def test_layouts_are_read_as_they_are_said(network):
 
 
 @pytest.mark.parametrize(
-    ("network", "features", "compile"),
-    [(NatureCNN((3, 4), (4, 2), (2, 1), 8), (2, 8, 8), True), (MinAtarCNN(), (10, 10, 4), False), (ImpalaResNet((3,), 8), (2, 5, 6), True)],
+    ("network", "features"),
+    [(NatureCNN((3, 4), (4, 2), (2, 1), 8), (2, 8, 8)), (MinAtarCNN(), (10, 10, 4)), (ImpalaResNet((3,), 8), (2, 5, 6))],
     ids=["nature", "minatar", "impala"],
 )
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 def test_convolutional_networks_train_the_same_alone_and_together(network, features, compile):
     check_everywhere(lambda generator: network.init(generator, features), network, torch.rand(4, *features), compile=compile)
 

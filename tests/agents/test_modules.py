@@ -88,8 +88,9 @@ def test_parameters_come_from_the_generator_alone():
     [(Module(Sized, {}), (4,)), (Module(Image, {}), (2, 9, 9)), (Module(With, {"layer": "LayerNorm", "normalized_shape": [4]}), (4,))],
     ids=["sized", "image", "layer norm"],
 )
-def test_modules_train_the_same_alone_and_together_and_compiled(network, features):
-    check_everywhere(lambda generator: network.init(generator, features), network, torch.randn(4, *features))
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
+def test_modules_train_the_same_alone_and_together(network, features, compile):
+    check_everywhere(lambda generator: network.init(generator, features), network, torch.randn(4, *features), compile=compile)
 
 
 @pytest.mark.parametrize("settings", [{}, {"padding": 0, "bias": False}, {"dilation": 2}, {"padding": (1, 0)}, {"padding": "valid"}])
