@@ -67,7 +67,7 @@ def test_a_fixed_batch_is_learned_alone_and_among_others(case):
         torch.testing.assert_close(together.parameters[name][1], parameter, rtol=1e-3, atol=1e-4)
 
     losses, state = [told["loss/total"].item()], alone
-    for _ in range(15):
+    for _ in range(8):
         state, told = agents[1].update(state._replace(replay=one[0].replay), *one[1:], added, progress)
         losses.append(told["loss/total"].item())
-    assert np.isfinite(losses).all() and min(losses[-5:]) < losses[0]
+    assert np.isfinite(losses).all() and min(losses[-3:]) < losses[0]

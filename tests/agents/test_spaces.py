@@ -94,7 +94,7 @@ def test_an_environments_composite_observations_are_recorded(order):
     episodes = Episodes([made], [0], np.zeros((1, 1, *shape), np.float32), record(shape, dtype))
     episodes.begin()
     for count in range(1, 152):
-        episodes.step(np.zeros((1, 1), np.int64))
+        episodes.step(np.zeros((1, 1), np.int64), np.ones((1, 1)))
         batch = decode(torch.from_numpy(episodes.words[0].copy()), episodes.records.dtype)
         environment.unwrapped.count = (count - 1) % 150 + 1
         expected = flattened(space, environment.unwrapped._observation())
