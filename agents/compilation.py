@@ -153,8 +153,10 @@ def _compile(flat: Callable, trial: list[Tensor], stacked: int, used: list[int],
     """Compile a function of those of its leaves that it uses, since each input costs time at every call."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(package.parent / "inductor"))
     from torch._inductor import aoti_compile_and_package
+    from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._subclasses import FakeTensorMode
 
+    get_cpp_compiler()  # A missing compiler is found before the work of tracing.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def imagine(runs: int) -> list[Tensor]:

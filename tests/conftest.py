@@ -34,6 +34,9 @@ SMALL = [
     "compile=false",
 ]
 
+# The one structure that tests compile: so large that a compiler would share out a sum between threads.
+COMPILED = ["network.hidden=[64,64]", "agent.batch_size=64", "num_envs=2"]
+
 
 def small_config(*overrides):
     """The config of a small CartPole run with further overrides."""
@@ -50,6 +53,13 @@ def small_run():
         return build(small_config(*overrides), directory)
 
     return make
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's number of threads for one test."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

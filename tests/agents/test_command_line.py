@@ -185,7 +185,7 @@ def _wait_for(pattern, directory):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_everything_and_the_run_goes_on(train, tmp_path, number):
-    process = _start(tmp_path, "total_steps=3000", "hydra.run.dir=run")
+    process = _start(tmp_path, "total_steps=1500", "hydra.run.dir=run")
     _wait_for("run/checkpoint-*00", tmp_path)
     time.sleep(0.3)
     process.send_signal(number)
@@ -195,7 +195,7 @@ def test_ctrl_c_saves_everything_and_the_run_goes_on(train, tmp_path, number):
     assert stopped and not (tmp_path / "run" / "result.json").exists()
     code, out, _ = train("resume=run")
     assert code == 0 and "greedy evaluation" in out
-    train(*SMALL, "total_steps=3000", "hydra.run.dir=straight")
+    train(*SMALL, "total_steps=1500", "hydra.run.dir=straight")
     assert scalars(tmp_path / "run") == scalars(tmp_path / "straight")
     assert scalars(tmp_path / "run")[: len(stopped)] == stopped
 

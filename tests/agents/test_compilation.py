@@ -13,6 +13,7 @@ from agents import compilation
 from agents.compilation import bind, cache_directory, write_over
 from agents.recorder import Recorder
 from agents.training import train
+from tests.conftest import COMPILED
 
 
 def _step(state, scale):
@@ -36,7 +37,7 @@ def test_new_state_is_written_over_the_old_even_where_parts_change_places(compil
 
 
 def test_a_compiled_run_learns_what_an_eager_run_learns(small_run):
-    compiled, eager = (train([small_run()], compile=compile)[0] for compile in (True, False))
+    compiled, eager = (train([small_run(*COMPILED)], compile=compile)[0] for compile in (True, False))
     for name, parameter in eager.learner.parameters.items():
         torch.testing.assert_close(compiled.learner.parameters[name], parameter, rtol=1e-3, atol=1e-5)
 
