@@ -20,7 +20,21 @@ from agents.schedules import Linear
 from agents.spaces import encode, features, storage
 from agents.streams import normal, paired
 from agents.target_networks import HardCopy, TargetNetwork
-from rlloss import MSE, DoubleQLearning, Observed, Regularizer, ReturnEstimator, Target, ValueLoss, empirical_loss, frozen, missing, total
+from rlloss import (
+    MSE,
+    DoubleQLearning,
+    Observed,
+    Regularizer,
+    ReturnEstimator,
+    RunningTransform,
+    Target,
+    ValueLoss,
+    empirical_loss,
+    frozen,
+    missing,
+    settled,
+    total,
+)
 from rlloss.checks import in_range
 from rlloss.returns import Trajectory
 from rlloss.targets import Step, action_outputs
@@ -39,6 +53,7 @@ class DQNState(NamedTuple):
     target_parameters: Parameters
     optimizer: NamedTuple
     replay: Any
+    transform: Any  # the state of the value loss's running transform; () for any other
 
 
 @frozen
@@ -94,6 +109,8 @@ class DQN:
                 raise ValueError(f"regularizers.{name} would take the place of loss/{name} in the logs; give it another name")
             if lacking := missing(regularizer, OBSERVED):
                 raise ValueError(f"regularizers.{name} needs {', '.join(lacking)}, which DQN doesn't have; leave it out")
+        if self.running and not hasattr(self.value_loss, "moved"):
+            raise ValueError(f"value_loss {type(self.value_loss).__name__} can't take a running transform, since it doesn't say how outputs are moved; choose another")
         if self.replay.capacity < self.batch_size:
             raise ValueError(f"replay.capacity {self.replay.capacity} is smaller than batch_size {self.batch_size}; raise the one or lower the other")
 
@@ -101,6 +118,12 @@ class DQN:
     def on_trajectories(self) -> bool:
         """Whether the target looks along sequences."""
         return getattr(self.target, "reads", Step) is Trajectory
+
+    @property
+    def running(self) -> RunningTransform | None:
+        """The value loss's running transform, if it has one."""
+        transform = getattr(self.value_loss, "transform", None)
+        return transform if isinstance(transform, RunningTransform) else None
 
     @property
     def layout(self) -> np.dtype:
@@ -133,7 +156,7 @@ class DQN:
         parameters = self.network.init(generator, shape)
         parameters |= named("head.", self.head.init(generator, self.network.width(shape), self.shape))
         copy = {name: p.clone() for name, p in parameters.items()}
-        return DQNState(parameters, copy, self.optimizer.init(parameters), self.replay.init(slots))
+        return DQNState(parameters, copy, self.optimizer.init(parameters), self.replay.init(slots), self.running.init() if self.running else ())
 
     def features(self, parameters: Parameters, observation: Tensor) -> Tensor:
         """What the head reads, [batch, width], of stored observations [batch, …]."""
@@ -155,7 +178,7 @@ class DQN:
         """
         each = len(observation) * self.acting_numbers[0]
         noise = explore * normal(uniforms[each:])[: self.noise] if self.noise else None
-        values = self.value_loss.value(self.outputs(state.parameters, observation, noise))
+        values = settled(self.value_loss, state.transform).value(self.outputs(state.parameters, observation, noise))
         return self.exploration(values, uniforms[:each].unflatten(0, (len(observation), -1)) if each else uniforms, progress, explore)
 
     def update(self, state: DQNState, memory: Tensor, uniforms: Tensor, added: Tensor, progress: Tensor) -> tuple[DQNState, Metrics]:
@@ -175,6 +198,8 @@ class DQN:
     def learn(self, state: DQNState, batch: Batch, progress: Tensor, noise: tuple[Tensor | None, ...] = (None,) * PASSES) -> tuple[DQNState, Metrics]:
         """One gradient step on a batch, and what can be told of it."""
         target = (self._return_target if self.on_trajectories else self._step_target)(state, batch, noise)
+        state = self._moved(state, target, batch.mask)
+        value_loss = settled(self.value_loss, state.transform)
         reads_next = any("next_features" in regularizer.needs for regularizer in self.regularizers.values())
 
         def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor]]:
@@ -182,9 +207,9 @@ class DQN:
             everything = self.head(part("head.", parameters), read, self.shape, noise[0])
             outputs = action_outputs(everything, batch.action)
             following = self.features(parameters, batch.next_observation) if reads_next else None
-            observed = Observed(parameters, self.value_loss.value(everything), batch.action, read, following)
+            observed = Observed(parameters, value_loss.value(everything), batch.action, read, following)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
-            value = empirical_loss(self.value_loss(outputs, target), batch.weight, batch.mask)
+            value = empirical_loss(value_loss(outputs, target), batch.weight, batch.mask)
             loss, terms = total({"value": value, **penalties})
             return loss, (terms, outputs)
 
@@ -192,12 +217,12 @@ class DQN:
         gradient, norm = clip_by_global_norm(gradient, self.max_gradient_norm)
         parameters, optimizer = self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
         tracked = self.target_network.track(state.target_parameters, parameters)
-        value = self.value_loss.value(outputs)
-        td_error = value - self.value_loss.expected(target)
+        value = value_loss.value(outputs)
+        td_error = value - value_loss.expected(target)
         metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
         metrics |= {"gradient/norm": norm, "td_error": td_error, "value": value}
-        if hasattr(self.value_loss, "linear_zone"):
-            metrics["linear_zone"] = self.value_loss.linear_zone(outputs, target)
+        if hasattr(value_loss, "linear_zone"):
+            metrics["linear_zone"] = value_loss.linear_zone(outputs, target)
         return state._replace(parameters=parameters, target_parameters=tracked, optimizer=optimizer), metrics
 
     def _step_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...]) -> Tensor:
@@ -210,18 +235,32 @@ class DQN:
             current=lambda: self.outputs(state.target_parameters, batch.observation, noise[3]),
             next_action=batch.next_action,
         )
-        return self.target(self.value_loss, step)
+        return self.target(settled(self.value_loss, state.transform), step)
 
     def _return_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...]) -> Tensor:
         """Targets [steps · batch] of the policy that is greedy to the target network."""
+        value_loss = settled(self.value_loss, state.transform)
         with torch.no_grad():
-            values = self.value_loss.value(self.outputs(state.target_parameters, batch.observation, noise[3]))
-            following = self.value_loss.value(self.outputs(state.target_parameters, batch.next_observation, noise[1]))
+            values = value_loss.value(self.outputs(state.target_parameters, batch.observation, noise[3]))
+            following = value_loss.value(self.outputs(state.target_parameters, batch.next_observation, noise[1]))
             value = values.gather(-1, batch.action[:, None]).squeeze(-1)
             ratio = (batch.action == values.argmax(-1)) / batch.probability
             rows = (batch.reward, batch.discount, batch.truncated, value, following.amax(-1), ratio)
             estimate = self.target(Trajectory(*(row.unflatten(0, (self.steps, -1)) for row in rows)))
-            return self.value_loss.of_return(estimate.value_target.flatten())
+            return value_loss.of_return(estimate.value_target.flatten())
+
+    def _moved(self, state: DQNState, target: Tensor, mask: Tensor | None) -> DQNState:
+        """The state after a running transform has seen a batch of targets; both networks keep their values."""
+        if not self.running:
+            return state
+        returns = settled(self.value_loss, state.transform).expected(target)
+        fresh = self.running.update(state.transform, returns, mask)
+        scale, shift = self.value_loss.moved(self.running.transform(state.transform), self.running.transform(fresh))
+
+        def moved(parameters: Parameters) -> Parameters:
+            return parameters | named("head.", self.head.rescaled(part("head.", parameters), scale, shift))
+
+        return state._replace(parameters=moved(state.parameters), target_parameters=moved(state.target_parameters), transform=fresh)
 
     @property
     def refresh_every(self) -> int:

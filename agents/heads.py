@@ -25,7 +25,7 @@ class Head(Protocol):
         """Outputs [batch, actions, outputs] of features [batch, width]; `noise` [numbers], None for none."""
 
     def rescaled(self, parameters: Parameters, scale: Tensor, shift: Tensor) -> Parameters:
-        """The parameters with which all outputs x become scale·x + shift."""
+        """The parameters with which outputs x become scale·x + shift, both [outputs]."""
 
 
 @frozen
@@ -56,8 +56,8 @@ class Linear:
         return linear(features, parameters["weight"], parameters["bias"]).unflatten(-1, shape)
 
     def rescaled(self, parameters: Parameters, scale: Tensor, shift: Tensor) -> Parameters:
-        """The parameters with which all outputs x become scale·x + shift."""
-        return parameters | {"weight": parameters["weight"] * scale, "bias": parameters["bias"] * scale + shift}
+        """The parameters with which outputs x become scale·x + shift, both [outputs]."""
+        return _rescaled(parameters, ("weight", "bias"), scale, shift)
 
 
 @frozen
@@ -100,9 +100,8 @@ class Noisy:
         return noisy_linear(features, parameters, noise).unflatten(-1, shape)
 
     def rescaled(self, parameters: Parameters, scale: Tensor, shift: Tensor) -> Parameters:
-        """The parameters with which all outputs x become scale·x + shift, whatever the noise."""
-        last = {name: parameters[name] * scale for name in ("weight", "bias", "noise.weight", "noise.bias")}
-        return parameters | last | {"bias": last["bias"] + shift}
+        """The parameters with which outputs x become scale·x + shift, both [outputs], whatever the noise."""
+        return _rescaled(parameters, ("weight", "bias", "noise.weight", "noise.bias"), scale, shift)
 
 
 @frozen
@@ -137,10 +136,20 @@ class Dueling:
         return value + advantage - advantage.mean(1, keepdim=True)
 
     def rescaled(self, parameters: Parameters, scale: Tensor, shift: Tensor) -> Parameters:
-        """The parameters with which all outputs x become scale·x + shift: the value alone is shifted."""
+        """The parameters with which outputs x become scale·x + shift, both [outputs]: the value alone is shifted."""
         value = self.stream.rescaled(part("value.", parameters), scale, shift)
         advantage = self.stream.rescaled(part("advantage.", parameters), scale, torch.zeros_like(shift))
         return named("value.", value) | named("advantage.", advantage)
+
+
+def _rescaled(parameters: Parameters, names: tuple[str, ...], scale: Tensor, shift: Tensor) -> Parameters:
+    """The parameters of a last layer with which outputs x of every action become scale·x + shift, both [outputs]."""
+    bias = parameters["bias"]
+    actions, inputs = len(bias) // len(scale), parameters["weight"].numel() // len(bias)
+    # As `linear` has it: the wider side of a weight is its last.
+    along = {1: scale.repeat(actions), 2: scale.repeat(actions) if inputs < len(bias) else scale.repeat(actions)[:, None]}
+    last = {name: parameters[name] * along[parameters[name].ndim] for name in names}
+    return parameters | last | {"bias": last["bias"] + shift.repeat(actions)}
 
 
 def noisy_linear(x: Tensor, parameters: Parameters, noise: Tensor | None) -> Tensor:

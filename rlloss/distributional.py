@@ -20,7 +20,7 @@ from rlloss.checks import floating, floats_of_one_shape, has_outputs, in_range, 
 from rlloss.classification import cross_entropy_with_logits
 from rlloss.frozen import frozen
 from rlloss.numbers import like, once, times, wide
-from rlloss.transforms import Identity, Transform
+from rlloss.transforms import Affine, Identity, RunningTransform, Transform, kept
 from rlloss.value_losses import ScalarTarget
 
 
@@ -39,13 +39,13 @@ class Categorical:
     bins: int = 101
     vmin: float = -100.0
     vmax: float = 100.0
-    transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
+    transform: Transform | RunningTransform = dataclasses.field(default=Identity(), kw_only=True)
 
     def __post_init__(self) -> None:
         in_range("bins", self.bins, 2, whole=True)
         in_range("vmin", self.vmin, -math.inf, above=True)
         in_range("vmax", self.vmax, -math.inf, above=True)
-        if isinstance(self.vmin, Tensor) or isinstance(self.vmax, Tensor):
+        if isinstance(self.vmin, Tensor) or isinstance(self.vmax, Tensor) or isinstance(self.transform, RunningTransform):
             return
         if self.vmin >= self.vmax:
             raise ValueError(f"vmin must be less than vmax, got vmin {self.vmin:g} and vmax {self.vmax:g}")
@@ -73,6 +73,11 @@ class Categorical:
         has_outputs(outputs, self.outputs)
         probabilities = wide(outputs).softmax(-1)
         return (probabilities * self.support(probabilities)).sum(-1).to(outputs.dtype)
+
+    def moved(self, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
+        """A scale [bins] of 1 and a shift [bins] of 0: logits mean the same whatever the affine h."""
+        scale, _ = kept(before, after)
+        return torch.ones_like(scale).expand(self.bins), torch.zeros_like(scale).expand(self.bins)
 
 
 @frozen
@@ -198,7 +203,7 @@ class QuantileHuber:
 
     quantiles: int = 51
     kappa: float = 1.0
-    transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
+    transform: Transform | RunningTransform = dataclasses.field(default=Identity(), kw_only=True)
 
     def __post_init__(self) -> None:
         in_range("quantiles", self.quantiles, 1, whole=True)
@@ -213,6 +218,11 @@ class QuantileHuber:
         """The mean [...] of the quantiles [..., N]."""
         has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs).mean(-1)
+
+    def moved(self, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
+        """The scale [N] and shift [N] with which the quantiles stay what they are when h moves."""
+        scale, shift = kept(before, after)
+        return scale.expand(self.quantiles), shift.expand(self.quantiles)
 
     def target(self, reward: Tensor, discount: Tensor, next_outputs: Tensor) -> Tensor:
         """The quantiles [..., N] of r + d·Z(s′), for r and d [...] and outputs [..., N]."""

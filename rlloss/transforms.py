@@ -1,12 +1,14 @@
 """Value transforms: h(v), the space in which a value head learns, and h⁻¹.
 
 Any value loss takes one. Targets and values stay in the units of the return; only the loss, and the
-spacing of a categorical head's support, live in the space of h.
+spacing of a categorical head's support, live in the space of h. A running transform has a state, which the
+learner keeps: `settled` makes a value loss of its present one.
 """
 
+import copy
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +25,20 @@ class Transform(Protocol):
 
     def inverse(self, transformed: Tensor) -> Tensor:
         """h⁻¹(x), elementwise."""
+
+
+@runtime_checkable
+class RunningTransform(Protocol):
+    """A transform that follows the returns."""
+
+    def init(self) -> Any:
+        """The state before any return was seen."""
+
+    def update(self, state: Any, returns: Tensor, mask: Tensor | None = None) -> Any:
+        """The state after a batch of returns, any shape."""
+
+    def transform(self, state: Any) -> "Affine":
+        """h in a state."""
 
 
 @frozen
@@ -135,8 +151,9 @@ class PopArt:
 
         μ ← μ + a(E[G] − μ),  σ² ← (1−a)(σ² + a(E[G] − μ)²) + a·Var[G],  a = β/(1 − (1−β)ᵗ);  h(v) = (v − μ)/σ
 
-    It is no transform itself, since its state changes: `transform(moments)` is the one of a moment. Categorical
-    heads don't profit: an affine h leaves their support, which must hold the returns from the start, as it is.
+    It is no transform itself, since its state changes: `transform(moments)` is that of a moment, `settled` a value
+    loss with it. Categorical heads don't profit: an affine h leaves their support, which must hold the returns from
+    the start, as it is.
 
     For: returns whose size isn't known, or grows during training.
     Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
@@ -154,30 +171,63 @@ class PopArt:
         zero = torch.zeros((), dtype=dtype, device=device)
         return Moments(zero, zero + 1, zero)
 
-    def update(self, moments: Moments, returns: Tensor) -> Moments:
-        """The moments after a batch of returns, any shape; none of it is differentiated."""
+    def update(self, moments: Moments, returns: Tensor, mask: Tensor | None = None) -> Moments:
+        """The moments after a batch of returns, any shape, of which those outside of a mask don't count; without gradient."""
         floating(returns=returns)
         returns = returns.detach()
-        seen = moments.seen + self.step_size * (1 - moments.seen)
-        share, mean = self.step_size / seen, returns.mean()
+        step_size = self.step_size if mask is None else self.step_size * mask.any()
+        seen = moments.seen + step_size * (1 - moments.seen)
+        share, mean = step_size / seen.clamp(min=1e-30), _mean(returns, mask)
         # Deviations, not squares: a mean of squares less a squared mean loses a small variance in rounding.
-        deviation = ((returns - mean) ** 2).mean()
+        deviation = _mean((returns - mean) ** 2, mask)
         variance = (1 - share) * (moments.variance + share * (mean - moments.mean) ** 2) + share * deviation
         return Moments(moments.mean + share * (mean - moments.mean), variance, seen)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Raises TypeError: h needs a state."""
+        raise TypeError("PopArt has a state: use the value loss that settled(value_loss, moments) gives")
+
+    inverse = __call__
 
     def transform(self, moments: Moments) -> Affine:
         """h at these moments."""
         return Affine(moments.variance.sqrt().clamp(min=self.min_scale), moments.mean)
 
-    def preserve(self, weight: Tensor, bias: Tensor, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
-        """The last layer's weight and bias, any shapes, with which a scalar or quantile head keeps its values.
 
-            w′ = w·σ/σ′,  b′ = (σb + μ − μ′)/σ′
+Loss = TypeVar("Loss")
 
-        Categorical heads need none of it: an affine h moves neither their support nor their values.
-        """
-        ratio = before.scale / after.scale
-        return weight * ratio, bias * ratio + (before.shift - after.shift) / after.scale
+
+def settled(value_loss: Loss, state: Any) -> Loss:
+    """A value loss whose running transform stands still, as it is in a state; one without such a transform as it is.
+
+        ℓ with h = `transform.transform(state)`, of outputs and targets of the same shapes [...]
+
+    For: acting, targets and losses between two updates of the state.
+    Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
+    """
+    running = getattr(value_loss, "transform", None)
+    if not isinstance(running, RunningTransform):
+        return value_loss
+    still = copy.copy(value_loss)
+    object.__setattr__(still, "transform", running.transform(state))  # Not replace(): it would check numbers, which may be traced.
+    return still
+
+
+def kept(before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
+    """The scale and shift, 0-dim, of outputs x = h(v) with which they keep their value v when h moves.
+
+        x′ = x·σ/σ′ + (μ − μ′)/σ′
+
+    For: the last layer's parameters, w′ = w·σ/σ′ and b′ = (σb + μ − μ′)/σ′, and a value loss's `moved`.
+    Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
+    """
+    return before.scale / after.scale, (before.shift - after.shift) / after.scale
+
+
+def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return x.mean()
+    return torch.where(mask, x, torch.zeros_like(x)).sum() / mask.sum().clamp(min=1)
 
 
 def _odd(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

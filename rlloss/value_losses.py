@@ -12,7 +12,9 @@ A network asks its value loss how many numbers a value needs, so any loss fits a
 Targets are linear: the mean of two targets stands for the mean of their values, though only for categorical
 heads it is their mixture. With a nonlinear transform a scalar head learns h⁻¹(E[h(G)]), not E[G]. A loss of your own is a
 dataclass with `ScalarHead` as base and one method, `pointwise`; one with another kind of head has the
-six members above.
+six members above, and a seventh if it takes a running transform such as PopArt:
+
+    moved     h before, h after → scale [outputs] and shift [outputs] with which outputs keep their value
 """
 
 import abc
@@ -20,13 +22,14 @@ import dataclasses
 import math
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from rlloss import pointwise
 from rlloss.checks import floating, has_outputs, in_range, same_shape
 from rlloss.frozen import frozen
 from rlloss.numbers import like, times
-from rlloss.transforms import Identity, Transform
+from rlloss.transforms import Affine, Identity, RunningTransform, Transform, kept
 
 
 @runtime_checkable
@@ -96,7 +99,7 @@ class ScalarHead(ScalarTarget, abc.ABC):
     """
 
     matched_curvature: bool = dataclasses.field(default=False, kw_only=True)
-    transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
+    transform: Transform | RunningTransform = dataclasses.field(default=Identity(), kw_only=True)
 
     outputs = 1
     curvature = None  # ℓ″(0) before matching; None where there is none, or nobody said
@@ -113,6 +116,11 @@ class ScalarHead(ScalarTarget, abc.ABC):
         """The value [...] of outputs [..., 1]: h⁻¹(x)."""
         has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs.squeeze(-1))
+
+    def moved(self, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
+        """The scale [1] and shift [1] with which outputs keep their value when h moves."""
+        scale, shift = kept(before, after)
+        return scale[None], shift[None]
 
     def error(self, outputs: Tensor, target: Tensor) -> Tensor:
         """x − h(y) [...], refusing shapes that differ; no gradient reaches the target y."""
@@ -344,7 +352,7 @@ class GaussianNLL(ScalarTarget):
     """
 
     log_variance_limit: float = 10.0
-    transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
+    transform: Transform | RunningTransform = dataclasses.field(default=Identity(), kw_only=True)
 
     outputs = 2
 
@@ -355,6 +363,11 @@ class GaussianNLL(ScalarTarget):
         """The value [...] of outputs [..., 2]."""
         has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs[..., 0])
+
+    def moved(self, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
+        """The scale [2] and shift [2] with which mean and variance stay what they are when h moves."""
+        scale, shift = kept(before, after)
+        return torch.stack([scale, torch.ones_like(scale)]), torch.stack([shift, 2 * scale.log()])
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Elementwise loss [...] of outputs [..., 2] against target [...]; no gradient reaches the target."""

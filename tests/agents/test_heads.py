@@ -32,10 +32,11 @@ def made(head, shape, width=10):
 @pytest.mark.parametrize("head", EVERY)
 def test_rescaled_parameters_give_rescaled_outputs(head, shape):
     parameters, features, noise = made(head, shape)
-    rescaled = head.rescaled(parameters, torch.tensor(2.5), torch.tensor(-3.0))
+    scale, shift = torch.rand(shape[1]) + 0.5, torch.randn(shape[1])
+    rescaled = head.rescaled(parameters, scale, shift)
     assert {name: p.shape for name, p in rescaled.items()} == {name: p.shape for name, p in parameters.items()}
     for given in (noise, None):
-        expected = 2.5 * head(parameters, features, shape, given) - 3.0
+        expected = scale * head(parameters, features, shape, given) + shift
         torch.testing.assert_close(head(rescaled, features, shape, given), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlloss import MSE, Affine, Identity, PopArt, SignedHyperbolic, SignedLog
+from rlloss import C51, MSE, Affine, GaussianNLL, HLGauss, Huber, Identity, PopArt, QuantileHuber, SignedHyperbolic, SignedLog, TwoHot, settled
 
 TRANSFORMS = [Identity(), SignedLog(), SignedHyperbolic(), SignedHyperbolic(epsilon=0.1), Affine(scale=20.0, shift=-3.0)]
 
@@ -62,16 +62,40 @@ def test_slopes_at_zero(transform):
     assert there > 0 and (there * back).item() == pytest.approx(1)
 
 
-def test_popart_preserves_values_when_the_scale_moves():
-    popart = PopArt(step_size=0.1)
+def test_popart_counts_only_what_a_mask_leaves():
+    popart, returns = PopArt(step_size=0.1), torch.tensor([[3.0, torch.nan], [5.0, 1e9]])
+    masked = popart.update(popart.init(), returns, torch.tensor([[True, False], [True, False]]))
+    assert masked == popart.update(popart.init(), returns[:, 0])
+    nothing = popart.update(masked, returns, torch.zeros(2, 2, dtype=torch.bool))
+    assert nothing == masked
+
+
+@pytest.mark.parametrize("make", [MSE, Huber, GaussianNLL, QuantileHuber, HLGauss, TwoHot, C51])
+def test_values_are_kept_when_the_scale_moves(make):
+    value_loss, popart = make(transform=PopArt(step_size=0.1)), PopArt(step_size=0.1)
     before = popart.update(popart.init(), torch.randn(32) * 3 + 10)
     after = popart.update(before, torch.randn(32) * 100 - 40)
-    old, new = popart.transform(before), popart.transform(after)
-    features, weight, bias = torch.randn(8, 16), torch.randn(1, 16), torch.randn(1)
-    new_weight, new_bias = popart.preserve(weight, bias, old, new)
-    values = MSE(transform=old).value(features @ weight.T + bias)
-    torch.testing.assert_close(MSE(transform=new).value(features @ new_weight.T + new_bias), values, rtol=1e-5, atol=1e-3)
-    assert not torch.allclose(new_weight, weight)
+    old, new = (settled(value_loss, moments) for moments in (before, after))
+    outputs = torch.randn(8, value_loss.outputs, dtype=torch.float64)
+    scale, shift = value_loss.moved(old.transform, new.transform)
+    moved = scale * outputs + shift
+    torch.testing.assert_close(new.value(moved), old.value(outputs), rtol=1e-5, atol=1e-5)
+    assert scale.shape == shift.shape == (value_loss.outputs,)
+    assert not torch.allclose(moved, outputs) or make in (HLGauss, TwoHot, C51)
+
+
+def test_a_gaussian_keeps_its_deviation_when_the_scale_moves():
+    before, after = Affine(torch.tensor(3.0), torch.tensor(1.0)), Affine(torch.tensor(12.0), torch.tensor(-5.0))
+    scale, shift = GaussianNLL().moved(before, after)
+    moved = scale * torch.tensor([0.5, 0.7]) + shift
+    assert (12 * torch.exp(moved[1] / 2)).item() == pytest.approx(3 * math.exp(0.35))
+
+
+def test_a_running_transform_is_settled_and_any_other_left_alone():
+    loss = Huber(0.5, transform=SignedLog())
+    assert settled(loss, ()) is loss
+    with pytest.raises(TypeError, match="PopArt has a state"):
+        MSE(transform=PopArt()).value(torch.zeros(1, 1))
 
 
 def test_popart_passes_through_vmap_with_a_step_size_per_run():
