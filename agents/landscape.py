@@ -32,24 +32,7 @@ from rlloss import C51, GaussianNLL, HLGauss, QuantileHuber, TwoHot, ValueLoss, 
 
 # Where functions have no defaults: numbers at which no two of the curves are the same.
 SHOWN = {"delta": 1.0, "beta": 0.5, "tau": 0.7, "alpha": -2.0, "scale": 1.0, "log_variance": 0.0}
-# Gradients that no docstring names.
-GRADIENTS = {
-    "robust": "ℓ′(e) = x/c·(x²/|α−2| + 1)^(α/2 − 1)",
-    "binary_cross_entropy": "∂ℓ/∂p = (p − y)/(p·(1 − p))",
-    "cross_entropy": "∂ℓ/∂pᵢ = −yᵢ/pᵢ",
-    "cross_entropy_with_integer_labels": "∂ℓ/∂xᵢ = softmax(x)ᵢ − 1[i = k]",
-    "policy_gradient": "∂ℓ/∂log π = −A",
-    "v_trace_policy_gradient": "∂ℓ/∂log π = −min(ρ̄, ρ)·A",
-    "ppo_clip": "∂ℓ/∂log π = −r·A within the bounds, 0 beyond",
-    "ppo_kl": "∂ℓ/∂log π = −r·A + β·(r − 1)",
-    "spo": "∂ℓ/∂log π = −r·(A − |A|/ε·(r − 1))",
-    "advantage_weighted_regression": "∂ℓ/∂log π = −min(exp(A/β), ω)",
-    "behaviour_cloning": "∂ℓ/∂log π = −1",
-    "C51": "∂ℓ/∂x = softmax(x) − m",
-    "HLGauss": "∂ℓ/∂x = softmax(x) − p(y)",
-    "TwoHot": "∂ℓ/∂x = softmax(x) − w(y)",
-    "QuantileHuber": "∂ℓ/∂xᵢ = −1/N Σⱼ |τᵢ − 1[uᵢⱼ < 0]|·clip(uᵢⱼ/κ, −1, 1)",
-}
+GRADIENT = ("ℓ′", "∂ℓ", "∇ℓ")  # how one begins
 NONE = "–"
 COLUMNS = ("loss", "formula", "gradient", "curvature at 0", "growth", "influence", "for", "paper")
 
@@ -239,9 +222,11 @@ def formula(documented: Any) -> tuple[str, str]:
     """The formula of a docstring, and the gradient where it names one; what it says of ℓ″ and kinks has its own column."""
     lines = itertools.dropwhile(lambda line: not line.startswith("    "), (inspect.getdoc(documented) or "").splitlines())
     text = "\n".join(itertools.takewhile(str.strip, lines))
-    text = re.sub(r"\s*\n\s*", lambda found: " " if text[found.end()] == "=" else "; ", text)
+    text = re.sub(r"\s*\n\s*(?==)", " ", text)
+    text = re.sub(rf"\s*\n\s*(?={'|'.join(GRADIENT)})", ",  ", text)
+    text = re.sub(r"\s*\n\s*", "; ", text)
     parts = [" ".join(part.split()) for part in re.split(r"[,;] {2,}", text)]
-    gradients = [part for part in parts if part.startswith(("ℓ′", "∂ℓ", "∇ℓ"))]
+    gradients = [part for part in parts if part.startswith(GRADIENT)]
     return ", ".join(part for part in parts if part not in gradients and not part.startswith(("ℓ″", "a kink"))), ", ".join(gradients)
 
 
@@ -255,7 +240,7 @@ def row(loss: Loss) -> tuple[str, ...]:
 
 def gradient(documented: Any) -> str:
     """The gradient of a loss: its docstring's, or that of the pointwise function that a value loss calls."""
-    if found := formula(documented)[1] or GRADIENTS.get(documented.__name__):
+    if found := formula(documented)[1]:
         return found
     method = vars(documented).get("pointwise", vars(documented).get("__call__")) if inspect.isclass(documented) else None
     called = method.__code__.co_names if method else ()

@@ -33,7 +33,7 @@ def deterministic_policy_gradient(action_value: Tensor) -> Tensor:
 def soft_actor(log_probability: Tensor, action_value: Tensor, temperature: float | Tensor) -> Tensor:
     """The soft actor loss of reparameterised actions.
 
-        ℓ = α·log π(a|s) − Q(s, a),  a = f(s, noise) ~ π
+        ℓ = α·log π(a|s) − Q(s, a),  a = f(s, noise) ~ π,  ∇ℓ = α·∇log π(a|s) − ∇ₐQ(s, a)·∇a
 
     Args:
         log_probability: log π(a|s) of an action sampled from π with a gradient, any shape, in nats.
@@ -58,6 +58,7 @@ def discrete_soft_actor(logits: Tensor, action_values: Tensor, temperature: floa
     """The soft actor loss of discrete actions, exact instead of sampled.
 
         ℓ = Σₐ π(a|s)·(α·log π(a|s) − Q(s, a)),  π = softmax(logits);   least at π ∝ exp(Q/α)
+        ∂ℓ/∂logits = π·(α·log π − Q − ℓ)
 
     Args:
         logits: of the policy [..., actions].
@@ -84,7 +85,7 @@ def discrete_soft_actor(logits: Tensor, action_values: Tensor, temperature: floa
 def temperature_loss(log_temperature: Tensor, log_probability: Tensor, target_entropy: float | Tensor) -> Tensor:
     """The loss that moves the temperature until the policy's entropy is the target.
 
-        ℓ = −α·(log π(a|s) + H̄),  α = exp(log α)
+        ℓ = −α·(log π(a|s) + H̄),  α = exp(log α),  ∂ℓ/∂log α = ℓ
 
     Minimising it raises α while the entropy −log π is below H̄ on average, and lowers α while it is above.
 

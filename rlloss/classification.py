@@ -21,7 +21,7 @@ CERTAIN = 1e4
 def binary_cross_entropy(probability: Tensor, label: Tensor) -> Tensor:
     """The binary cross entropy of every element, from probabilities.
 
-        ℓ = −y·log p − (1 − y)·log(1 − p)
+        ℓ = −y·log p − (1 − y)·log(1 − p),  ∂ℓ/∂p = (p − y)/(p·(1 − p))
 
     Args:
         probability: p in [0, 1], any shape.
@@ -70,7 +70,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, label: Tensor) -> Tensor:
 def cross_entropy(probability: Tensor, label_distribution: Tensor) -> Tensor:
     """The cross entropy of categoricals, from probabilities.
 
-        ℓ = −Σᵢ yᵢ·log pᵢ
+        ℓ = −Σᵢ yᵢ·log pᵢ,  ∂ℓ/∂pᵢ = −yᵢ/pᵢ
 
     Args:
         probability: p [..., classes], whose sum is 1.
@@ -114,7 +114,7 @@ def cross_entropy_with_logits(logits: Tensor, label_distribution: Tensor) -> Ten
 def cross_entropy_with_integer_labels(logits: Tensor, label: Tensor) -> Tensor:
     """The cross entropy of categoricals with one right class, by its number.
 
-        ℓ = −log softmax(x)ₖ
+        ℓ = −log softmax(x)ₖ,  ∂ℓ/∂xᵢ = softmax(x)ᵢ − 1[i = k]
 
     Args:
         logits: x [..., classes].
@@ -161,6 +161,7 @@ def binary_focal(logits: Tensor, label: Tensor, alpha: float | Tensor, gamma: fl
     """The focal loss of every element: a binary cross entropy in which easy examples count less.
 
         ℓ = −α·y·(1 − p)^γ·log p − (1 − α)·(1 − y)·p^γ·log(1 − p),  p = σ(x)
+        ∂ℓ/∂x = α·y·(1 − p)^γ·(γ·p·log p + p − 1) + (1 − α)·(1 − y)·p^γ·(p − γ·(1 − p)·log(1 − p))
 
     α multiplies the loss of label 1 and 1 − α that of label 0. γ = 0 leaves the cross entropy with these
     two weights, half of the plain one at α = ½. A soft label weighs both terms.
@@ -198,6 +199,7 @@ def focal(logits: Tensor, label_distribution: Tensor, alpha: float | Tensor, gam
     """The focal loss of categoricals: a cross entropy in which easy examples count less.
 
         ℓ = −α·Σᵢ yᵢ·(1 − pᵢ)^γ·log pᵢ,  p = softmax(x)
+        ∂ℓ/∂x = p·Σᵢ gᵢ − g, gᵢ = α·yᵢ·(1 − pᵢ)^(γ − 1)·(1 − pᵢ − γ·pᵢ·log pᵢ)
 
     α is one factor for all classes, unlike that of `binary_focal`. γ = 0 leaves α times the cross entropy.
 
@@ -229,6 +231,7 @@ def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """The Kullback-Leibler divergence of one categorical from another.
 
         KL(p‖q) = Σᵢ pᵢ·(log pᵢ − log qᵢ),  p = softmax(x), q = softmax(x′)
+        ∂ℓ/∂x′ = q − p, ∂ℓ/∂x = p·(log p − log q − KL)
 
     Both have gradients, since either may be the one that learns: detach the other.
 

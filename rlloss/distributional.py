@@ -84,7 +84,7 @@ class Categorical:
 class TwoHot(Categorical, ScalarTarget):
     """Cross entropy against a scalar target shared between the two bins that enclose it.
 
-        ℓ = −Σᵢ wᵢ(y) log softmax(x)ᵢ,  Σᵢ wᵢ(y)·zᵢ = y within the support
+        ℓ = −Σᵢ wᵢ(y) log softmax(x)ᵢ,  Σᵢ wᵢ(y)·zᵢ = y within the support,  ∂ℓ/∂x = softmax(x) − w(y)
 
     For: classification without smoothing; its target's mean is the target itself.
     Source: Schrittwieser et al., MuZero, arXiv 1911.08265; Hafner et al., arXiv 2301.04104.
@@ -106,7 +106,7 @@ class TwoHot(Categorical, ScalarTarget):
 class HLGauss(Categorical, ScalarTarget):
     """Cross entropy against a Gaussian histogram around a scalar target.
 
-        ℓ = −Σᵢ pᵢ(y) log softmax(x)ᵢ,  pᵢ ∝ Φ((bᵢ₊₁ − h(y))/σ) − Φ((bᵢ − h(y))/σ)
+        ℓ = −Σᵢ pᵢ(y) log softmax(x)ᵢ,  pᵢ ∝ Φ((bᵢ₊₁ − h(y))/σ) − Φ((bᵢ − h(y))/σ),  ∂ℓ/∂x = softmax(x) − p(y)
 
     with bins of width w = bᵢ₊₁ − bᵢ around their zᵢ and σ = `sigma_ratio`·w. The outermost bins reach w/2
     beyond the ends; at the default ratio a target nearer than about 2σ to an end is estimated up to ½σ further
@@ -151,7 +151,7 @@ class HLGauss(Categorical, ScalarTarget):
 class C51(Categorical):
     """Cross entropy between the projected Bellman backup of a return distribution and the head's own.
 
-        ℓ = −Σᵢ mᵢ log softmax(x)ᵢ,  mᵢ = Σⱼ pⱼ(s′)·wᵢ(r + d·zⱼ),  w as in `TwoHot`
+        ℓ = −Σᵢ mᵢ log softmax(x)ᵢ,  mᵢ = Σⱼ pⱼ(s′)·wᵢ(r + d·zⱼ),  w as in `TwoHot`,  ∂ℓ/∂x = softmax(x) − m
 
     A target is a distribution [..., bins].
 
@@ -194,6 +194,7 @@ class QuantileHuber:
     """The quantile Huber loss of a head that holds N quantiles of the return.
 
         ℓ = Σᵢ 1/N Σⱼ |τᵢ − 1[uᵢⱼ < 0]|·H_κ(uᵢⱼ)/κ,  uᵢⱼ = h(yⱼ) − xᵢ,  τᵢ = (i + ½)/N;  V = 1/N Σᵢ h⁻¹(xᵢ)
+        ∂ℓ/∂xᵢ = −1/N Σⱼ |τᵢ − 1[uᵢⱼ < 0]|·clip(uᵢⱼ/κ, −1, 1)
 
     H_κ is Huber's loss with δ = κ. A target is the quantiles yⱼ of a distribution [..., N].
 

@@ -212,6 +212,7 @@ def robust(error: Tensor, alpha: float | Tensor, scale: float | Tensor) -> Tenso
     """Barron's general robust loss of every element.
 
         ℓ(e) = |α−2|/α · ((x²/|α−2| + 1)^(α/2) − 1),  x = e/c;   ℓ″(0) = 1/c²
+        ℓ′(e) = x/c·(x²/|α−2| + 1)^(α/2 − 1)
 
     with its limits ½x² at α = 2 (L2), log(½x² + 1) at 0 (Cauchy) and 1 − exp(−½x²) at −∞ (Welsch);
     α = 1 is Charbonnier's loss and α = −2 Geman and McClure's.

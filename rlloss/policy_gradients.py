@@ -18,7 +18,7 @@ from rlloss.numbers import like
 def policy_gradient(log_probability: Tensor, advantage: Tensor) -> Tensor:
     """The loss whose gradient is the policy gradient.
 
-        ℓ = −log π(a|s)·A
+        ℓ = −log π(a|s)·A,  ∂ℓ/∂log π = −A
 
     Args:
         log_probability: log π(a|s) of the actions taken, any shape, in nats.
@@ -42,7 +42,7 @@ def v_trace_policy_gradient(
 ) -> Tensor:
     """The policy gradient with truncated importance weights.
 
-        ℓ = −min(ρ̄, ρ)·log π(a|s)·A,  ρ = π/μ
+        ℓ = −min(ρ̄, ρ)·log π(a|s)·A,  ρ = π/μ,  ∂ℓ/∂log π = −min(ρ̄, ρ)·A
 
     Args:
         log_probability: log π(a|s), any shape, in nats.
@@ -79,6 +79,7 @@ def ppo_clip(
         ℓ = −min(r·A, clip(r, 1−low, 1+high)·A),  r = π/μ;   for A < 0 also ℓ ≤ −c·A
           = −A·min(r, 1+high)          if A ≥ 0
             −A·clip(r, 1−low, c)       if A < 0
+        ∂ℓ/∂log π = −r·A within the bounds, 0 beyond
 
     The second form is what is computed, with the clip on log r. Inside the bounds, and on them, the
     gradient is the full −A·∇r (that of the policy gradient at r = 1); beyond them it is 0. Only for A < 0 and c = ∞
@@ -115,7 +116,7 @@ def ppo_clip(
 def ppo_kl(log_probability: Tensor, behaviour_log_probability: Tensor, advantage: Tensor, coefficient: float | Tensor = 1.0) -> Tensor:
     """PPO's objective with a penalty on the divergence from the behaviour, with its sign turned.
 
-        ℓ = −r·A + β·(r − 1 − log r),  r = π/μ;   E_μ[r − 1 − log r] = KL(μ‖π)
+        ℓ = −r·A + β·(r − 1 − log r),  r = π/μ;   E_μ[r − 1 − log r] = KL(μ‖π),  ∂ℓ/∂log π = −r·A + β·(r − 1)
 
     The penalty is the estimator k3 of the divergence, from the same samples. Loss and gradient are
     infinite where (β − A)·r overflows.
@@ -171,6 +172,7 @@ def spo(log_probability: Tensor, behaviour_log_probability: Tensor, advantage: T
     """The objective of simple policy optimization, with its sign turned.
 
         ℓ = −[r·A − |A|/(2ε)·(r − 1)²],  r = π/μ;   least at r = 1 + sign(A)·ε
+        ∂ℓ/∂log π = −r·(A − |A|/ε·(r − 1))
 
     Unlike PPO-clip its gradient pulls a ratio that went too far back. Loss and gradient are infinite where
     r² overflows.
@@ -202,7 +204,7 @@ def advantage_weighted_regression(
 ) -> Tensor:
     """The log-likelihood of the actions taken, weighted by how good they were.
 
-        ℓ = −min(exp(A/β), ω)·log π(a|s)
+        ℓ = −min(exp(A/β), ω)·log π(a|s),  ∂ℓ/∂log π = −min(exp(A/β), ω)
 
     Args:
         log_probability: log π(a|s), any shape, in nats.
@@ -229,7 +231,7 @@ def advantage_weighted_regression(
 def behaviour_cloning(log_probability: Tensor) -> Tensor:
     """The negative log-likelihood of the actions taken.
 
-        ℓ = −log π(a|s)
+        ℓ = −log π(a|s),  ∂ℓ/∂log π = −1
 
     Args:
         log_probability: log π(a|s), any shape, in nats.
