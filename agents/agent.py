@@ -1,15 +1,26 @@
-"""What the training loop asks of an agent: pure functions for one run, and how often to call them."""
+"""What the training loop asks of an agent: pure functions for one run, and a plan of how often to call them."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.replay import Replay
-
 Metrics = dict[str, Tensor]
+
+
+class Plan(NamedTuple):
+    """How much a run keeps and draws, and when it learns. Steps are environment steps, those of all environments of the run."""
+
+    length: int  # records kept of each environment
+    acting_uniforms: int  # random numbers that one choice of actions takes
+    refresh_uniforms: int
+    update_uniforms: int
+    learning_starts: int
+    update_every: int
+    updates: int  # in each round of updates
+    refresh_every: int  # 0 for never
 
 
 class Agent(Protocol):
@@ -17,27 +28,13 @@ class Agent(Protocol):
 
     observation_space: spaces.Space
     action_space: spaces.Space
-    replay: Replay
-    steps: int
-    learning_starts: int
-    update_every: int
-    updates_per_step: int
 
     @property
     def layout(self) -> np.dtype:
         """How a transition is stored."""
 
-    @property
-    def acting_numbers(self) -> tuple[int, int]:
-        """Uniform random numbers that acting takes: for each environment, and for all of a run together."""
-
-    @property
-    def learning_numbers(self) -> int:
-        """Uniform random numbers, in float64, that one update takes."""
-
-    @property
-    def refresh_every(self) -> int:
-        """Environment steps between two calls of `refresh`; 0 for never."""
+    def plan(self, num_envs: int) -> Plan:
+        """What a run of so many environments needs; ValueError, naming the key to change, where that makes no sense."""
 
     def init(self, generator: torch.Generator, slots: int) -> Any:
         """The learner, a pytree of tensors, before the first update, with memory for so many records."""
@@ -45,11 +42,14 @@ class Agent(Protocol):
     def act(self, learner: Any, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [environments], counted from 0, and the probabilities with which they were chosen."""
 
+    def write(self, memory: np.ndarray, time: int, records: np.ndarray, learner: Any) -> None:
+        """Write records [runs, environments, words] over the oldest of `memory` [runs, environments, length, words]."""
+
+    def refresh(self, learner: Any, memory: Tensor, uniforms: Tensor, added: Tensor, progress: Tensor) -> Any:
+        """The learner with what is renewed before a round of updates: a target network, or the targets of a rollout."""
+
     def update(self, learner: Any, memory: Tensor, uniforms: Tensor, added: Tensor, progress: Tensor) -> tuple[Any, Metrics]:
         """The learner after one gradient step on a batch from memory [environments, length, words], and what can be told of it."""
-
-    def refresh(self, learner: Any) -> Any:
-        """The learner with what is renewed between updates, such as a target network."""
 
     def schedules(self, progress: Tensor) -> dict[str, float]:
         """What the schedules say at this progress, by TensorBoard tag."""

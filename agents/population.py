@@ -45,15 +45,17 @@ class Population:
         self.hyperparameters = torch.stack(leaves, -1)
         shape, dtype = storage(self.structure.observation_space)
         self.layout = self.structure.layout
-        self.memory = replay.memory(self.structure.replay, self.runs, num_envs, self.layout)
-        slots = self.memory.shape[1] * self.memory.shape[2]
+        plan = self.structure.plan(num_envs)
+        self.memory = replay.memory(self.runs, num_envs, plan.length, self.layout)
+        slots = num_envs * plan.length
         self.learner = stack([agent.init(torch_generator(seed, "initial weights"), slots) for agent, seed in zip(agents, seeds, strict=True)])
-        each, together = self.structure.acting_numbers
-        self.exploration = Uniforms(seeds, "exploration", (num_envs * each + together,))
-        self.sampling = Uniforms(seeds, "replay", (self.structure.learning_numbers,), np.float64)
+        self.exploration = Uniforms(seeds, "exploration", (plan.acting_uniforms,))
+        self.refreshing = Uniforms(seeds, "refresh", (plan.refresh_uniforms,))
+        self.sampling = Uniforms(seeds, "replay", (plan.update_uniforms,), np.float64)
         self.observation = torch.zeros(self.runs, num_envs, *shape, dtype=dtype)
-        self.uniforms = torch.zeros(self.runs, num_envs * each + together)
-        self.draws = torch.zeros(self.runs, self.structure.learning_numbers, dtype=torch.float64)
+        self.uniforms = torch.zeros(self.runs, plan.acting_uniforms)
+        self.shuffle = torch.zeros(self.runs, plan.refresh_uniforms)
+        self.draws = torch.zeros(self.runs, plan.update_uniforms, dtype=torch.float64)
         self.added, self.progress, self.explore = torch.zeros((), dtype=torch.float64), torch.zeros(()), torch.ones(())
         self.metrics = {}
         self.words, self._uniforms, self._draws = self.memory.numpy(), self.uniforms.numpy(), self.draws.numpy()
@@ -82,10 +84,12 @@ class Population:
 
     @functools.cached_property
     def _refresh(self) -> Program:
-        def refresh(learner, hyperparameters):
-            return self._agent(hyperparameters).refresh(learner), ()
+        def refresh(learner, hyperparameters, memory, shuffle, added, progress):
+            return self._agent(hyperparameters).refresh(learner, memory, shuffle, added, progress), ()
 
-        return self._program(refresh, (self.learner, self.hyperparameters), (), donate=True, compile=False)
+        stacked = (self.learner, self.hyperparameters, self.memory, self.shuffle)
+        # A copy of parameters, which takes no random numbers, isn't worth compiling.
+        return self._program(refresh, stacked, (self.added, self.progress), donate=True, compile=self._compile and self.shuffle.shape[1] > 0)
 
     def _agent(self, hyperparameters: Tensor) -> Any:
         """One run's agent from its hyperparameters in one tensor."""
@@ -111,20 +115,22 @@ class Population:
 
     def store(self, time: int, records: np.ndarray) -> None:
         """Keep the records [runs, environments, words] of one step, the `time`-th."""
-        self.structure.replay.write(self.words, time, records, self.learner.replay)
+        self.structure.write(self.words, time, records, self.learner)
 
     def sample(self, position: int, added: int) -> None:
-        """Draw the batch of the next update, `position` updates after the start, from `added` transitions."""
+        """Hand the next update, `position` updates after the start, its random numbers and the number of records `added` for each environment."""
         self._draws[...] = self.sampling[position]
         self._added[...] = added
 
     def update(self, progress: float) -> None:
-        """One gradient step of every run on the batch drawn by `sample`."""
+        """One gradient step of every run."""
         self._progress[...] = progress
         self._outputs = self._update.run()
 
-    def refresh(self) -> None:
-        """Let every agent renew what it renews between updates, such as a target network."""
+    def refresh(self, position: int, added: int, progress: float) -> None:
+        """Let every agent renew what it renews before updates, for the `position`-th time, after `added` records for each environment."""
+        self.shuffle.numpy()[...] = self.refreshing[position]
+        self._added[...], self._progress[...] = added, progress
         self._refresh.run()
 
     @property

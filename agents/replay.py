@@ -175,10 +175,10 @@ class PrioritizedReplay:
         return Priorities(renewed, torch.maximum(state.highest, priority.max()))
 
 
-def memory(replay: Replay, runs: int, environments: int, layout: np.dtype) -> Tensor:
-    """Empty memories [runs, environments, length, words] that hold at most the replay's capacity a run."""
+def memory(runs: int, environments: int, length: int, layout: np.dtype) -> Tensor:
+    """Empty memories [runs, environments, length, words]."""
     # NumPy asks the kernel for huge pages, which suit random reads from a large memory; torch doesn't.
-    return torch.from_numpy(np.zeros((runs, environments, replay.capacity // environments, layout.itemsize // WORD), np.int32))
+    return torch.from_numpy(np.zeros((runs, environments, length, layout.itemsize // WORD), np.int32))
 
 
 def rows(memory: Tensor, drawn: Drawn, span: int, added: Tensor) -> tuple[Tensor, Tensor]:

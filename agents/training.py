@@ -15,7 +15,7 @@ from rich.console import Console
 from torch.utils import _pytree as pytree
 
 from agents import checkpoint, run_directory
-from agents.agent import Agent
+from agents.agent import Agent, Plan
 from agents.display import Display, Status
 from agents.environments import Ended, Environment, Episode, Episodes
 from agents.evaluation import Evaluation, evaluate, summary
@@ -52,14 +52,17 @@ class Run:
     def __post_init__(self) -> None:
         for name, low in LOWEST.items():
             in_range(name, getattr(self, name), low, **({"high": HIGHEST[name]} if name in HIGHEST else {}))
-        rows, capacity = self.agent.steps + 1, self.agent.replay.capacity
-        if capacity // self.num_envs < rows:
-            raise ValueError(f"agent.replay.capacity {capacity} is too small: num_envs {self.num_envs} times {rows} transitions are needed")
+        self.plan  # noqa: B018  # Refuses what can't be.
 
     @property
-    def replay_bytes(self) -> int:
-        """The size of the replay memory."""
-        return self.agent.replay.capacity // self.num_envs * self.num_envs * self.agent.layout.itemsize
+    def plan(self) -> Plan:
+        """What the agent needs in so many environments, and when it learns."""
+        return self.agent.plan(self.num_envs)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The size of the memory for records."""
+        return self.plan.length * self.num_envs * self.agent.layout.itemsize
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
     with contextlib.ExitStack() as stack, threads(len(runs)):
         wanted = all(run.config.get("compile", True) for run in runs) if compile is None else compile
         display = display or Display(Console())
-        display.say(f"replay memory: {in_bytes(runs[0].replay_bytes)}{' a run' if len(runs) > 1 else ''}")
+        display.say(f"replay memory: {in_bytes(runs[0].memory_bytes)}{' a run' if len(runs) > 1 else ''}")
         training = Training(runs, wanted, display)
         stack.callback(training.close)
         for run in runs:
@@ -144,7 +147,6 @@ class Training:
 
     def __init__(self, runs: Sequence[Run], compile: bool, display: Display) -> None:
         self.runs, self.settings, self.display = runs, runs[0], display
-        self.agent = self.settings.agent
         seeds = [run.seed for run in runs]
         self.population = Population([run.agent for run in runs], seeds, self.settings.num_envs, compile=compile, say=display.say)
         self.episodes = Episodes([run.environment for run in runs], seeds, self.population.observation.numpy(), self.population.layout)
@@ -174,7 +176,7 @@ class Training:
 
     def loop(self, stopped: Callable[[], bool]) -> None:
         """Act, step, store, sample, update, log, until the last step or until stopped."""
-        agent, population, episodes, watch = self.agent, self.population, self.episodes, self.watch
+        plan, population, episodes, watch = self.settings.plan, self.population, self.episodes, self.watch
         num_envs, total_steps = self.settings.num_envs, self.settings.total_steps
         started = watch.start() - self.wall_seconds
         self._resumed = self._logged = (self.step, self.updates, self.wall_seconds)
@@ -191,14 +193,14 @@ class Training:
             self.step += num_envs
             watch.lap("store")
 
-            for _ in range(self._updates_due()):
+            if self._due(plan.refresh_every):
+                population.refresh(self.step // plan.refresh_every, self.step // num_envs, progress)
+            for _ in range(self._due(plan.update_every, plan.learning_starts) * plan.updates):
                 population.sample(self.updates, self.step // num_envs)
                 watch.lap("sample")
                 population.update(progress)
                 self.updates += 1
                 watch.lap("update")
-            if self._due(agent.refresh_every):
-                population.refresh()
 
             self.wall_seconds = watch.now - started
             self._log(ended, progress)
@@ -208,9 +210,6 @@ class Training:
     def _due(self, every: int, after: int = 0) -> int:
         """How many multiples of `every` beyond `after` the last step has passed; 0 if `every` is 0."""
         return max(self.step // every - max(self.step - self.settings.num_envs, after) // every, 0) if every else 0
-
-    def _updates_due(self) -> int:
-        return self._due(self.agent.update_every, self.agent.learning_starts) * self.agent.updates_per_step
 
     def _log(self, ended: Sequence[Ended], progress: float) -> None:
         for episode in ended:
@@ -363,7 +362,7 @@ def _check_together(runs: Sequence[Run]) -> None:
 
 def refuse_oversized(runs: Sequence[Run]) -> None:
     """Raise NotEnoughMemory if the replay memory of these runs together is more than the machine has available."""
-    needed, available = sum(run.replay_bytes for run in runs), available_memory()
+    needed, available = sum(run.memory_bytes for run in runs), available_memory()
     if available is not None and needed > available:
         together = f" for {len(runs)} runs" if len(runs) > 1 else ""
         raise NotEnoughMemory(f"replay needs {in_bytes(needed)} of memory{together}, the machine has {in_bytes(available)} available; lower agent.replay.capacity")

@@ -72,7 +72,7 @@ def test_refresh_copies_the_online_network():
     state = agent.init(torch.Generator().manual_seed(0), 1)
     state, _ = agent.learn(state, _batch(), torch.tensor(0.0))
     assert not torch.equal(state.parameters["0.weight"], state.target_parameters["0.weight"])
-    assert torch.equal(agent.refresh(state).target_parameters["0.weight"], state.parameters["0.weight"])
+    assert torch.equal(agent.refresh(state, *[torch.zeros(0)] * 4).target_parameters["0.weight"], state.parameters["0.weight"])
 
 
 def test_exploration_is_epsilon_greedy():
@@ -93,10 +93,10 @@ def test_images_and_categories_are_encoded():
     image = DQN(spaces.Box(0, 255, (4, 4), np.uint8), THREE)
     state = image.init(torch.Generator().manual_seed(0), 1)
     white, share = torch.full((1, 4, 4), 255, dtype=torch.uint8), torch.ones(1, 4, 4)
-    torch.testing.assert_close(image.outputs(state.parameters, white), _plain(image, state.parameters, share))
+    torch.testing.assert_close(image.action_values.outputs(state.parameters, white), _plain(image, state.parameters, share))
     category = DQN(spaces.Discrete(4, start=2), THREE)
     state = category.init(torch.Generator().manual_seed(0), 1)
-    torch.testing.assert_close(category.outputs(state.parameters, torch.tensor([2, 3, 4, 5])), _plain(category, state.parameters, torch.eye(4)))
+    torch.testing.assert_close(category.action_values.outputs(state.parameters, torch.tensor([2, 3, 4, 5])), _plain(category, state.parameters, torch.eye(4)))
 
 
 def _plain(agent, parameters, x):
@@ -152,7 +152,7 @@ def test_a_running_scale_moves_and_no_value_does(value_loss, head):
     state, observation = agent.init(torch.Generator().manual_seed(0), 1), torch.randn(6, 5)
 
     def values(state, parameters):
-        return settled(value_loss, state.transform).value(agent.outputs(parameters, observation))
+        return settled(value_loss, state.transform).value(agent.action_values.outputs(parameters, observation))
 
     state = state._replace(target_parameters={name: p + 0.1 for name, p in state.parameters.items()})
     before = values(state, state.parameters), values(state, state.target_parameters)

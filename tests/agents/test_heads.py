@@ -94,7 +94,7 @@ def test_every_head_trains_the_same_alone_and_together(head):
 def test_every_choice_fits_every_loss(choice):
     agent = build(small_config(f"head={choice}", "loss/value=c51")).agent
     state = agent.init(seeded(), 1)
-    assert agent.outputs(state.parameters, torch.randn(5, 4)).shape == (5, 2, agent.value_loss.outputs)
+    assert agent.action_values.outputs(state.parameters, torch.randn(5, 4)).shape == (5, 2, agent.value_loss.outputs)
 
 
 @pytest.mark.parametrize(("make", "message"), [(lambda: heads.Linear(-1), "hidden must be at least 0"), (lambda: heads.Noisy(sigma=-1.0), "sigma must be at least 0")])

@@ -37,7 +37,7 @@ def test_every_pair_of_choices_meets():
 def filled(agent: Agent, runs: int):
     """Memories [runs, 2, 12, words] of random transitions with ends and cuts, and the learners that go with them."""
     rng, layout = np.random.default_rng(0), agent.layout
-    memory = replay.memory(agent.replay, runs, 2, layout)
+    memory = replay.memory(runs, 2, agent.plan(2).length, layout)
     slots = memory.shape[1] * memory.shape[2]
     learner = stack([agent.init(torch.Generator().manual_seed(run), slots) for run in range(runs)])
     for time in range(20):
@@ -56,7 +56,7 @@ def test_a_fixed_batch_is_learned_alone_and_among_others(case):
     agent = build(small_config(*words, "agent.replay.capacity=24", "optimizer.learning_rate=1e-2")).agent
     agents = [agent, dataclasses.replace(agent, discount=0.8)]
     memory, learner = filled(agents[0], 2)
-    uniforms = torch.rand(2, agents[0].learning_numbers, dtype=torch.float64)
+    uniforms = torch.rand(2, agents[0].plan(2).update_uniforms, dtype=torch.float64)
     added, progress = torch.tensor(20.0, dtype=torch.float64), torch.tensor(0.5)
 
     together, metrics = torch.func.vmap(lambda agent, *rest: agent.update(*rest, added, progress))(stack(agents), learner, memory, uniforms)

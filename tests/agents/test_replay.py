@@ -13,7 +13,7 @@ from agents.replay import Drawn, PrioritizedReplay, UniformReplay, decode, memor
 def test_records_come_back_bit_by_bit(shape, dtype):
     layout = record(shape, dtype)
     replay, rng = UniformReplay(6), np.random.default_rng(0)
-    kept = memory(replay, 2, 3, layout)
+    kept = memory(2, 3, replay.capacity // 3, layout)
     records = np.zeros((2, 3), layout)
     for name in layout.names:
         records[name] = rng.integers(0, 200, records[name].shape) if name != "reward" else rng.normal(size=(2, 3))
@@ -28,7 +28,7 @@ def test_records_come_back_bit_by_bit(shape, dtype):
 def filled(replay, environments, times, ends=(), cuts=(), terminals=True):
     """One run's memory in which a row's reward is 100·environment + time, its observation the reward, its action the time."""
     layout = record((1,), torch.float32)
-    kept = memory(replay, 1, environments, layout)
+    kept = memory(1, environments, replay.capacity // environments, layout)
     state = replay.init(kept.shape[1] * kept.shape[2])
     state = type(state)(*(leaf[None].clone() for leaf in state)) if state else state
     for time in range(times):

@@ -41,7 +41,7 @@ def test_truncation_bootstraps_and_termination_does_not(small_run, terminates, v
     options += ["total_steps=1500", "optimizer.learning_rate=0.01", "optimizer.schedule.end=0", "loss/value=mse", "agent.exploration.epsilon.end=1.0"]
     run = small_run(*options)
     learner = train([run])[0].learner
-    found = run.agent.outputs(learner.parameters, torch.ones(1, 1))[0, :, 0]
+    found = run.agent.action_values.outputs(learner.parameters, torch.ones(1, 1))[0, :, 0]
     torch.testing.assert_close(found, torch.full((2,), value or 1 / (1 - 0.25)), rtol=0.03, atol=0)
 
 
