@@ -1,0 +1,169 @@
+"""Action values as a value: a network, a head and a value loss, and how they explore. What DQN and PQN share."""
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agents.agent import Metrics
+from agents.batches import Batch
+from agents.exploration import Exploration
+from agents.heads import Head
+from agents.networks import Network, Parameters, named, part
+from agents.spaces import encode, features, storage
+from agents.streams import normal, paired
+from rlloss import Observed, Regularizer, RunningTransform, ValueLoss, empirical_loss, frozen, missing, settled, total
+from rlloss.targets import action_outputs
+
+# What regularisers may read of action values.
+OBSERVED = ("parameters", "action_values", "action", "features", "next_features")
+
+
+@frozen
+class ActionValues:
+    """Q(s, ·) of Discrete actions: features by a network, outputs by a head of the size that the value loss asks for."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    network: Network
+    head: Head
+    value_loss: ValueLoss
+    regularizers: dict[str, Regularizer]
+
+    def check(self, agent: str) -> None:
+        """Raise ValueError where the parts can't serve an agent of this name."""
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise ValueError(f"{agent} needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
+        storage(self.observation_space)
+        self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
+        if self.running and not hasattr(self.value_loss, "moved"):
+            raise ValueError(f"value_loss {type(self.value_loss).__name__} can't take a running transform, since it doesn't say how outputs are moved; choose another")
+        for name, regularizer in self.regularizers.items():
+            if name in ("value", "total"):
+                raise ValueError(f"regularizers.{name} would take the place of loss/{name} in the logs; give it another name")
+            if lacking := missing(regularizer, OBSERVED):
+                raise ValueError(f"regularizers.{name} needs {', '.join(lacking)}, which {agent} doesn't have; leave it out")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Actions, and outputs per action."""
+        return int(self.action_space.n), self.value_loss.outputs
+
+    @property
+    def noise(self) -> int:
+        """Normal random numbers that one pass through the head takes."""
+        return self.head.numbers(self.network.width(features(self.observation_space)), self.shape)
+
+    @property
+    def running(self) -> RunningTransform | None:
+        """The value loss's running transform, if it has one."""
+        transform = getattr(self.value_loss, "transform", None)
+        return transform if isinstance(transform, RunningTransform) else None
+
+    def init(self, generator: torch.Generator) -> Parameters:
+        """Initial parameters, those of the head with `head.` before their names."""
+        shape = features(self.observation_space)
+        return self.network.init(generator, shape) | named("head.", self.head.init(generator, self.network.width(shape), self.shape))
+
+    def init_transform(self) -> tuple:
+        """The state of the running transform before any return was seen; () for any other transform."""
+        return self.running.init() if self.running else ()
+
+    def features(self, parameters: Parameters, observation: Tensor) -> Tensor:
+        """What the head reads, [batch, width], of stored observations [batch, …]."""
+        return self.network(parameters, encode(self.observation_space, observation))
+
+    def of_features(self, parameters: Parameters, read: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The head's outputs [batch, actions, outputs] for features [batch, width]."""
+        return self.head(part("head.", parameters), read, self.shape, noise)
+
+    def outputs(self, parameters: Parameters, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The head's outputs [batch, actions, outputs] for stored observations [batch, …]."""
+        return self.of_features(parameters, self.features(parameters, observation), noise)
+
+    def values(self, parameters: Parameters, transform: tuple, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Q(s, ·) [batch, actions] for stored observations [batch, …], with the running transform in a state."""
+        return settled(self.value_loss, transform).value(self.outputs(parameters, observation, noise))
+
+    def acting_uniforms(self, exploration: Exploration, num_envs: int) -> int:
+        """Uniform random numbers that acting in so many environments takes."""
+        return num_envs * exploration.numbers(self.shape[0]) + paired(self.noise)
+
+    def act(
+        self, exploration: Exploration, parameters: Parameters, transform: tuple, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Actions [environments], counted from 0, and the probabilities with which they were chosen.
+
+        Args:
+            exploration: how an action is chosen from values.
+            parameters: of network and head.
+            transform: the state of the running transform.
+            observation: [environments, …].
+            uniforms: flat, `acting_uniforms`, in [0, 1).
+            progress: share of the training done, 0-dim.
+            explore: 1 to explore, 0 for the greedy policy, 0-dim.
+        """
+        each = exploration.numbers(self.shape[0])
+        of_choice, of_noise = uniforms[: len(observation) * each], uniforms[len(observation) * each :]
+        noise = explore * normal(of_noise)[: self.noise] if self.noise else None
+        values = self.values(parameters, transform, observation, noise)
+        return exploration(values, of_choice.reshape(len(observation), each), progress, explore)
+
+    def gradient(self, parameters: Parameters, transform: tuple, batch: Batch, target: Tensor, noise: Tensor | None = None) -> tuple[Parameters, Metrics]:
+        """The gradient of the regularised loss of a batch against its targets, and what can be told of it.
+
+            J = 1/n Σ w·ℓ(Q(s, a), y) + Σₖ λₖΩₖ
+        """
+        value_loss = settled(self.value_loss, transform)
+        reads_next = any("next_features" in regularizer.needs for regularizer in self.regularizers.values())
+
+        def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor]]:
+            read = self.features(parameters, batch.observation)
+            everything = self.of_features(parameters, read, noise)
+            outputs = action_outputs(everything, batch.action)
+            following = self.features(parameters, batch.next_observation) if reads_next else None
+            observed = Observed(parameters, value_loss.value(everything), batch.action, read, following)
+            penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
+            value = empirical_loss(value_loss(outputs, target), batch.weight, batch.mask)
+            loss, terms = total({"value": value, **penalties})
+            return loss, (terms, outputs)
+
+        gradient, (loss, (terms, outputs)) = torch.func.grad_and_value(objective, has_aux=True)(parameters)
+        value = value_loss.value(outputs)
+        metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
+        metrics |= {"td_error": value - value_loss.expected(target), "value": value}
+        if hasattr(value_loss, "linear_zone"):
+            metrics["linear_zone"] = value_loss.linear_zone(outputs, target)
+        return gradient, metrics
+
+    def moved(self, trees: list[Parameters], transform: tuple, returns: Tensor, mask: Tensor | None) -> tuple[list[Parameters], tuple]:
+        """Parameters and state of the running transform after it has seen returns [batch]; all networks keep their values."""
+        if not self.running:
+            return trees, transform
+        fresh = self.running.update(transform, returns, mask)
+        scale, shift = self.value_loss.moved(self.running.transform(transform), self.running.transform(fresh))
+        return [tree | named("head.", self.head.rescaled(part("head.", tree), scale, shift)) for tree in trees], fresh
+
+
+def noise_of_passes(uniforms: Tensor, passes: int, count: int) -> tuple[Tensor | None, ...]:
+    """For each pass through a head as many normal numbers as it takes, from `passes` times `paired(count)` uniform ones; None where it takes none."""
+    if not count:
+        return (None,) * passes
+    return tuple(normal(each)[:count] for each in uniforms.float().clamp(max=1 - 2**-24).chunk(passes))
+
+
+def report(metrics: Metrics) -> dict[str, float]:
+    """The metrics of one update as numbers, by TensorBoard tag."""
+    magnitude = metrics["td_error"].abs().numpy()
+    p50, p95 = np.percentile(magnitude, (50, 95))
+    numbers = {name: float(metric) for name, metric in metrics.items() if name.startswith("loss/")}
+    numbers |= {
+        "gradient/norm": float(metrics["gradient/norm"]),
+        "value/mean": float(metrics["value"].mean()),
+        "td_error/abs_mean": float(magnitude.mean()),
+        "td_error/abs_p50": float(p50),
+        "td_error/abs_p95": float(p95),
+    }
+    if "linear_zone" in metrics:
+        numbers["td_error/linear_zone_share"] = float(metrics["linear_zone"].float().mean())
+    return numbers
