@@ -7,12 +7,12 @@ from torch import Tensor
 
 from agents.agent import Metrics
 from agents.batches import Batch
-from agents.exploration import Exploration
+from agents.exploration import Exploration, Greedy
 from agents.heads import Head
 from agents.networks import Network, Parameters, named, part
 from agents.spaces import encode, features, storage
 from agents.streams import normal, paired
-from rlloss import Observed, Regularizer, RunningTransform, ValueLoss, empirical_loss, frozen, missing, settled, total
+from rlloss import Observed, Regularizer, ReturnEstimator, RunningTransform, Target, ValueLoss, empirical_loss, frozen, missing, settled, total
 from rlloss.targets import action_outputs
 
 # What regularisers may read of action values.
@@ -30,12 +30,16 @@ class ActionValues:
     value_loss: ValueLoss
     regularizers: dict[str, Regularizer]
 
-    def check(self, agent: str) -> None:
-        """Raise ValueError where the parts can't serve an agent of this name."""
+    def check(self, agent: str, exploration: Exploration, target: Target | ReturnEstimator) -> None:
+        """Raise ValueError where the parts, or an exploration or a target with them, can't serve an agent of this name."""
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(f"{agent} needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
         storage(self.observation_space)
         self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
+        if isinstance(exploration, Greedy) and not self.noise:
+            raise ValueError("exploration Greedy needs a head with noise, or nothing would ever be explored; choose head=noisy or another exploration")
+        if getattr(target, "of_states", False):
+            raise ValueError(f"target {type(target).__name__} is for values of states: {agent} would never learn an action that isn't greedy; choose Retrace")
         if self.running and not hasattr(self.value_loss, "moved"):
             raise ValueError(f"value_loss {type(self.value_loss).__name__} can't take a running transform, since it doesn't say how outputs are moved; choose another")
         for name, regularizer in self.regularizers.items():
@@ -122,7 +126,7 @@ class ActionValues:
             everything = self.of_features(parameters, read, noise)
             outputs = action_outputs(everything, batch.action)
             following = self.features(parameters, batch.next_observation) if reads_next else None
-            observed = Observed(parameters, value_loss.value(everything), batch.action, read, following)
+            observed = Observed(parameters, value_loss.value(everything), batch.action, read, following, mask=batch.mask)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
             value = empirical_loss(value_loss(outputs, target), batch.weight, batch.mask)
             loss, terms = total({"value": value, **penalties})
@@ -132,6 +136,8 @@ class ActionValues:
         value = value_loss.value(outputs)
         metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
         metrics |= {"td_error": value - value_loss.expected(target), "value": value}
+        if batch.mask is not None:
+            metrics["mask"] = batch.mask
         if hasattr(value_loss, "linear_zone"):
             metrics["linear_zone"] = value_loss.linear_zone(outputs, target)
         return gradient, metrics
@@ -141,7 +147,7 @@ class ActionValues:
         if not self.running:
             return trees, transform
         fresh = self.running.update(transform, returns, mask)
-        scale, shift = self.value_loss.moved(self.running.transform(transform), self.running.transform(fresh))
+        scale, shift = self.value_loss.moved(*self.running.kept(transform, fresh))
         return [tree | named("head.", self.head.rescaled(part("head.", tree), scale, shift)) for tree in trees], fresh
 
 
@@ -154,16 +160,17 @@ def noise_of_passes(uniforms: Tensor, passes: int, count: int) -> tuple[Tensor |
 
 def report(metrics: Metrics) -> dict[str, float]:
     """The metrics of one update as numbers, by TensorBoard tag."""
-    magnitude = metrics["td_error"].abs().numpy()
-    p50, p95 = np.percentile(magnitude, (50, 95))
+    counted = metrics["mask"] if "mask" in metrics else torch.ones_like(metrics["td_error"], dtype=torch.bool)
+    magnitude = metrics["td_error"][counted].abs().numpy()
+    p50, p95 = np.percentile(magnitude, (50, 95)) if len(magnitude) else (np.nan, np.nan)
     numbers = {name: float(metric) for name, metric in metrics.items() if name.startswith("loss/")}
     numbers |= {
         "gradient/norm": float(metrics["gradient/norm"]),
-        "value/mean": float(metrics["value"].mean()),
-        "td_error/abs_mean": float(magnitude.mean()),
+        "value/mean": float(metrics["value"][counted].mean()),
+        "td_error/abs_mean": float(metrics["td_error"][counted].abs().mean()),
         "td_error/abs_p50": float(p50),
         "td_error/abs_p95": float(p95),
     }
     if "linear_zone" in metrics:
-        numbers["td_error/linear_zone_share"] = float(metrics["linear_zone"].float().mean())
+        numbers["td_error/linear_zone_share"] = float(metrics["linear_zone"][counted].float().mean())
     return numbers

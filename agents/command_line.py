@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -23,10 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents import run_directory
+from agents.backends import backend
 from agents.command_help import groups, help_text
 from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, no_key, refuse, refuse_untrusted
 from agents.environments import UnrepeatableError
-from agents.evaluation import Evaluation, evaluate, summary
+from agents.evaluation import Evaluation, summary
 from agents.machine import NotEnoughMemory, Stopped
 from agents.population import Population
 from agents.run_directory import RunDirectoryError
@@ -197,13 +199,9 @@ def _evaluate(directory: Path, episodes: int, seed: int | None, trusted: Sequenc
         settings = Evaluation(episodes=episodes, max_steps=run.evaluation.max_steps)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    environments = [run.environment.make() for _ in range(run.num_envs)]
-    try:
-        seeds = [run.seed if seed is None else seed]
-        return evaluate(lambda: population.act_greedily(1.0), environments, population.observation.numpy(), seeds, step, settings)[0]
-    finally:
-        for environment in environments:
-            environment.close()
+    seeds = [run.seed if seed is None else seed]
+    act = functools.partial(population.act_greedily, 1.0)
+    return backend(run.environment).evaluate(act, [run.environment], population.observation.numpy(), seeds, step, settings)[0]
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from hydra import initialize_config_dir
 from omegaconf import MISSING, DictConfig, OmegaConf
 from torch import nn
 
+from agents.backends import backend
 from agents.environments import Environment
 from agents.modules import Module
 from agents.training import LOWEST, Run
@@ -82,15 +83,14 @@ def _spaces(environment: Environment) -> dict[str, Any]:
     if not environment.id:
         raise ConfigError("env.id is empty; name a Gymnasium environment, such as env.id=CartPole-v1, or choose one with env=name")
     try:
-        made = environment.make()
+        observation_space, action_space = backend(environment).spaces(environment)
     except ValueError as error:
-        if found := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found and environment.backend == "gymnasium":
             takes = _constructor_arguments(environment)
             raise ConfigError(f"env.arguments.{found[1]}: {environment.id} takes no {found[1]}; it takes {', '.join(takes) or 'none'}{nearest(found[1], takes)}") from error
         raise ConfigError(f"env: {error}") from error
-    with_spaces = {"observation_space": made.observation_space, "action_space": made.action_space}
-    made.close()
-    return with_spaces
+    return {"observation_space": observation_space, "action_space": action_space}
 
 
 def _constructor_arguments(environment: Environment) -> list[str]:

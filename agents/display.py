@@ -18,8 +18,8 @@ class Status(NamedTuple):
     step: int
     total_steps: int
     steps_per_second: float
-    seconds_left: float
-    loss: float
+    seconds_left: float  # NaN before there is a rate
+    loss: float | None  # None before the first update
 
 
 class Display:
@@ -54,9 +54,9 @@ class Display:
 
     def show(self, status: Status) -> None:
         """Show how things stand."""
-        words = f"{status.steps_per_second:,.0f} steps/s  recent return {_number(self.recent_return, '.1f')}  loss {_number(status.loss, '.4g')}"
+        words = f"{status.steps_per_second:,.0f} steps/s  recent return {_number(self.recent_return, '.1f')}  loss {'–' if status.loss is None else format(status.loss, '.4g')}"
         if not self.console.is_terminal:
-            self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {status.seconds_left:.0f} s left")
+            self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {_number(status.seconds_left, '.0f')} s left")
             return
         if self._bar is None:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())

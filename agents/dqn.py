@@ -73,7 +73,7 @@ class DQN:
     regularizers: dict[str, Regularizer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.action_values.check("DQN")
+        self.action_values.check("DQN", self.exploration, self.target)
         in_range("discount", self.discount, 0, 1)
         in_range("steps", self.steps, 1)
         in_range("batch_size", self.batch_size, 1)
@@ -146,8 +146,9 @@ class DQN:
         else:
             batch = transitions(memory, drawn, added, self.layout, self.discount, self.steps, "next_action" in getattr(self.target, "needs", ()))
         state, metrics = self.learn(state, batch, progress, noise_of_passes(uniforms[self.batch_size :], PASSES, self.action_values.noise))
+        error = metrics["td_error"] if batch.mask is None else torch.where(batch.mask, metrics["td_error"], torch.zeros_like(metrics["td_error"]))
         # Of a sequence its first row is what was drawn.
-        return state._replace(replay=self.replay.learned(state.replay, drawn, shape[1], metrics["td_error"][: self.batch_size])), metrics
+        return state._replace(replay=self.replay.learned(state.replay, drawn, shape[1], error[: self.batch_size])), metrics
 
     def learn(self, state: DQNState, batch: Batch, progress: Tensor, noise: tuple[Tensor | None, ...] = (None,) * PASSES) -> tuple[DQNState, Metrics]:
         """One gradient step on a batch, and what can be told of it."""
@@ -176,7 +177,8 @@ class DQN:
     def _return_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...]) -> Tensor:
         """Targets [steps · batch] of the policy that is greedy to the target network."""
         with torch.no_grad():
-            values = self.action_values.values(state.target_parameters, state.transform, batch.observation, noise[3])
+            # One noise for both: a next state is the following row's state, whose value must be the same.
+            values = self.action_values.values(state.target_parameters, state.transform, batch.observation, noise[1])
             following = self.action_values.values(state.target_parameters, state.transform, batch.next_observation, noise[1])
             value = values.gather(-1, batch.action[:, None]).squeeze(-1)
             ratio = (batch.action == values.argmax(-1)) / batch.probability

@@ -1,11 +1,13 @@
 """Gymnasium environments as values, and the running episodes of a population."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+import torch
 
 from agents.spaces import COMPOSITE, Packed
 from agents.streams import EpisodeSeeds
@@ -22,12 +24,13 @@ class Environment:
     """A Gymnasium environment that can be made any number of times.
 
     `id` may name a package to import first ("their_package:TheirEnv-v0"), `arguments` go to the
-    constructor, `wrappers` are applied in their order.
+    constructor, `wrappers` are applied in their order. `backend` says who steps it, see `agents.backends`.
     """
 
     id: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     wrappers: Mapping[str, Callable[[gymnasium.Env], gymnasium.Env]] = field(default_factory=dict)
+    backend: str = "gymnasium"
 
     def make(self) -> gymnasium.Env:
         """A new environment, whose observations are arrays: those of a Tuple or Dict space come packed, see `agents.spaces.pack`.
@@ -46,6 +49,13 @@ class Environment:
         return Packed(environment) if isinstance(environment.observation_space, COMPOSITE) else environment
 
 
+def spaces(environment: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
+    """The spaces of one observation and of one action."""
+    made = environment.make()
+    made.close()
+    return made.observation_space, made.action_space
+
+
 def _why(name: str, error: Exception) -> str:
     reason = " ".join(str(error).split())
     extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
@@ -58,6 +68,12 @@ def _why(name: str, error: Exception) -> str:
 
 class UnrepeatableError(ValueError):
     """An environment whose state is not a function of its seed and the actions taken."""
+
+
+def check_repeated(same: bool) -> None:
+    """Raise UnrepeatableError unless environments came out the same."""
+    if not same:
+        raise UnrepeatableError("the environment does not repeat itself from a seed and the same actions, so this run can't be continued exactly")
 
 
 class Ended(NamedTuple):
@@ -143,13 +159,17 @@ class Episodes:
         self.running[place] = Episode(index, seed, [])
         self.observation[run, number], _ = self.environments[place].reset(seed=seed)
 
-    def resume(self, run: int, episodes: Sequence[Episode], observation: np.ndarray) -> None:
+    def saved(self, run: int) -> tuple[dict[str, torch.Tensor], Any]:
+        """What brings one run's environments back: tensors, and the rest as JSON has it."""
+        return {}, [dataclasses.asdict(episode) for episode in self.running[run * self.num_envs : (run + 1) * self.num_envs]]
+
+    def resume(self, run: int, tensors: Mapping[str, torch.Tensor], rest: Any, observation: np.ndarray) -> None:
         """Bring one run's environments back to where they were by repeating each episode's actions.
 
         Raises UnrepeatableError if an environment does not repeat itself, judged by its rewards and last observation.
         """
         same_rewards = True
-        for number, episode in enumerate(episodes):
+        for number, episode in enumerate(Episode(**each) for each in rest):
             place = run * self.num_envs + number
             environment = self.environments[place]
             current, _ = environment.reset(seed=episode.seed)
@@ -160,8 +180,7 @@ class Episodes:
             self.running[place] = episode
             self.observation[run, number] = current
             same_rewards &= episode_return == episode.episode_return
-        if not same_rewards or not np.array_equal(self.observation[run], observation):
-            raise UnrepeatableError("the environment does not repeat itself from a seed and the same actions, so this run can't be continued exactly")
+        check_repeated(same_rewards and np.array_equal(self.observation[run], observation))
 
     def close(self) -> None:
         """Close all environments."""

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import gymnasium
 import numpy as np
 
+from agents.environments import Environment
 from agents.streams import EpisodeSeeds
 from rlloss.checks import in_range
 
@@ -27,19 +27,20 @@ class Evaluation:
         in_range("max_steps", self.max_steps, 1)
 
 
-def evaluate(act: Callable[[], np.ndarray], environments: Sequence[gymnasium.Env], observation: np.ndarray, seeds: Sequence[int], step: int, evaluation: Evaluation) -> list[list[float]]:
+def evaluate(act: Callable[[], np.ndarray], environments: Sequence[Environment], observation: np.ndarray, seeds: Sequence[int], step: int, evaluation: Evaluation) -> list[list[float]]:
     """The returns of `evaluation.episodes` greedy episodes of every run.
 
     Args:
         act: () → actions [runs, environments], counted from 0, for what `observation` holds.
-        environments: as many a run as training has, run after run.
+        environments: one a run; as many are made of each as training has.
         observation: the array [runs, environments, …] that `act` reads; it is written over.
         seeds: each run's seed; episodes depend on it and on `step` alone.
         step: the environment step of training at which this happens.
         evaluation: how many episodes, how long.
     """
     runs, width = observation.shape[:2]
-    first_action = int(getattr(environments[0].action_space, "start", 0))
+    made = [environment.make() for environment in environments for _ in range(width)]
+    first_action = int(getattr(made[0].action_space, "start", 0))
     returns = [[0.0] * evaluation.episodes for _ in range(runs)]
     episode_seeds = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
     steps = np.zeros((runs, width), np.int64)
@@ -47,7 +48,7 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[gymnasium.Env
 
     def start(run: int, place: int) -> None:
         seed = episode_seeds[run][int(current[run, place])]
-        observation[run, place], _ = environments[run * width + place].reset(seed=seed)
+        observation[run, place], _ = made[run * width + place].reset(seed=seed)
         steps[run, place] = 0
 
     active = {(run, place) for run in range(runs) for place in range(width) if place < evaluation.episodes}
@@ -56,8 +57,7 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[gymnasium.Env
     while active:
         actions = act().reshape(runs, width)
         for run, place in sorted(active):
-            environment = environments[run * width + place]
-            observation[run, place], reward, terminated, truncated, _ = environment.step(int(actions[run, place]) + first_action)
+            observation[run, place], reward, terminated, truncated, _ = made[run * width + place].step(int(actions[run, place]) + first_action)
             returns[run][current[run, place]] += float(reward)
             steps[run, place] += 1
             if terminated or truncated or steps[run, place] >= evaluation.max_steps:
@@ -66,6 +66,8 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[gymnasium.Env
                     start(run, place)
                 else:
                     active.remove((run, place))
+    for environment in made:
+        environment.close()
     return returns
 
 

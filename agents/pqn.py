@@ -20,7 +20,7 @@ from agents.replay import Transitions, decode, record
 from agents.schedules import Linear as LinearSchedule
 from agents.spaces import storage
 from agents.streams import paired
-from rlloss import MSE, PengQLambda, Regularizer, ReturnEstimator, ValueLoss, frozen, settled
+from rlloss import MSE, Regularizer, ReturnEstimator, TDLambda, ValueLoss, frozen, settled
 from rlloss.checks import in_range
 from rlloss.numbers import once
 from rlloss.returns import Trajectory
@@ -66,18 +66,18 @@ class PQN:
     head: Head = Linear()
     optimizer: Optimizer = Adam(schedule=LinearSchedule(1.0, 0.0))
     value_loss: ValueLoss = MSE()
-    target: ReturnEstimator = PengQLambda(0.95)
+    target: ReturnEstimator = TDLambda()
     regularizers: dict[str, Regularizer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.action_values.check("PQN")
+        self.action_values.check("PQN", self.exploration, self.target)
         in_range("discount", self.discount, 0, 1)
         in_range("rollout", self.rollout, 2)
         in_range("epochs", self.epochs, 1)
         in_range("minibatches", self.minibatches, 1)
         in_range("max_gradient_norm", self.max_gradient_norm, 0, math.inf, above=True)
         if getattr(self.target, "reads", None) is not Trajectory:
-            raise ValueError(f"target {type(self.target).__name__} looks at single steps, but PQN learns from rollouts; choose peng_q_lambda or another over trajectories")
+            raise ValueError(f"target {type(self.target).__name__} looks at single steps, but PQN learns from rollouts; choose td_lambda or another over trajectories")
 
     @property
     def action_values(self) -> ActionValues:
@@ -97,7 +97,7 @@ class PQN:
         return Plan(
             length=self.rollout,
             acting_uniforms=self.action_values.acting_uniforms(self.exploration, num_envs),
-            refresh_uniforms=self.epochs * records + 2 * paired(self.action_values.noise),  # the orders, and noise
+            refresh_uniforms=self.epochs * records + paired(self.action_values.noise),  # the orders, and noise
             update_uniforms=paired(self.action_values.noise),
             learning_starts=0,
             update_every=records,
@@ -123,11 +123,10 @@ class PQN:
         """The state with the returns of a whole rollout, and with the orders in which it will be learned."""
         shape, q = memory.shape[:2], self.action_values
         shuffles, numbers = uniforms[: self.epochs * memory[..., 0].numel()], uniforms[self.epochs * memory[..., 0].numel() :]
-        noise = noise_of_passes(numbers, 2, q.noise)
+        (noise,) = noise_of_passes(numbers, 1, q.noise)
         seen = decode(memory.flatten(0, 1), self.layout)
-        values, following = (
-            q.values(state.parameters, state.transform, observation, each) for observation, each in zip((seen.observation, seen.next_observation), noise, strict=True)
-        )
+        # One noise for both: a next state is the following row's state, whose value must be the same.
+        values, following = (q.values(state.parameters, state.transform, observation, noise) for observation in (seen.observation, seen.next_observation))
         returns = self._returns(seen, values, following, shape)
         (parameters,), transform = q.moved([state.parameters], state.transform, returns, None)
         order = shuffles.unflatten(0, (self.epochs, -1)).argsort(-1).reshape(state.order.shape)

@@ -148,6 +148,9 @@ class PrioritizedReplay:
         in_range("capacity", self.capacity, 1)
         in_range("alpha", self.alpha, 0, 1)
         in_range("smallest", self.smallest, 0, above=True)
+        if isinstance(self.beta, Linear):
+            in_range("beta.start", self.beta.start, 0, 1)
+            in_range("beta.end", self.beta.end, 0, 1)
 
     def init(self, slots: int) -> Priorities:
         """No record has a priority yet."""

@@ -1,7 +1,6 @@
 """The training loop: a list of runs of one structure is trained as one population."""
 
 import contextlib
-import dataclasses
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +15,10 @@ from torch.utils import _pytree as pytree
 
 from agents import checkpoint, run_directory
 from agents.agent import Agent, Plan
+from agents.backends import backend
 from agents.display import Display, Status
-from agents.environments import Ended, Environment, Episode, Episodes
-from agents.evaluation import Evaluation, evaluate, summary
+from agents.environments import Ended, Environment
+from agents.evaluation import Evaluation, summary
 from agents.event_log import EventLog
 from agents.machine import NotEnoughMemory, Stopped, available_memory, interruptible, raise_malloc_thresholds, settled, threads
 from agents.population import Population, unstack
@@ -52,7 +52,9 @@ class Run:
     def __post_init__(self) -> None:
         for name, low in LOWEST.items():
             in_range(name, getattr(self, name), low, **({"high": HIGHEST[name]} if name in HIGHEST else {}))
-        self.plan  # noqa: B018  # Refuses what can't be.
+        plan = self.plan  # It refuses what can't be.
+        if plan.learning_starts + plan.update_every > self.total_steps:
+            raise ValueError(f"nothing would be learned: the first update comes at step {plan.learning_starts + plan.update_every}, but total_steps is {self.total_steps}")
 
     @property
     def plan(self) -> Plan:
@@ -149,15 +151,16 @@ class Training:
         self.runs, self.settings, self.display = runs, runs[0], display
         seeds = [run.seed for run in runs]
         self.population = Population([run.agent for run in runs], seeds, self.settings.num_envs, compile=compile, say=display.say)
-        self.episodes = Episodes([run.environment for run in runs], seeds, self.population.observation.numpy(), self.population.layout)
+        self.backend = backend(self.settings.environment)
+        self.episodes = self.backend.episodes([run.environment for run in runs], seeds, self.population.observation.numpy(), self.population.layout)
         self.compile_seconds = 0.0
         self.step = self.updates = 0
         self.wall_seconds = 0.0
         self.watch = Stopwatch()
         self.logs: list[EventLog | None] = []
-        self.evaluators: list[Any] = []
         self.evaluation_returns: list[list[float]] = [[] for _ in runs]
         self._resumed = self._logged = (0, 0, 0.0)
+        self._diverged: set[int] = set()
 
     def compile(self) -> None:
         """Make the programs, which takes seconds where they aren't in the cache."""
@@ -232,29 +235,37 @@ class Training:
         times = {"time/steps_per_second": (self.step - step) / seconds, "time/updates_per_second": (self.updates - updates) / seconds}
         times |= {f"time/{phase}_share": share for phase, share in self.watch.shares().items()}
         metrics = self.population.metrics
+        self._announce_divergence(metrics)
         for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
             if log:
                 values = run.agent.report({name: metric[index] for name, metric in metrics.items()}) if metrics else {}
                 log.scalars(self.step, values | run.agent.schedules(torch.tensor(progress)) | times)
                 log.flush_sometimes()
 
+    def _announce_divergence(self, metrics: Mapping[str, torch.Tensor]) -> None:
+        """Say it once for each run whose loss is no number any more."""
+        for index in torch.nonzero(~metrics["loss/total"].isfinite()).flatten().tolist() if metrics else ():
+            if index not in self._diverged:
+                self._diverged.add(index)
+                self.display.say(f"the loss of the run with seed {self.runs[index].seed} is {float(metrics['loss/total'][index])} at step {self.step:,}: nothing is learned any more")
+
     def _status(self) -> Status:
         step, _, wall_seconds = self._resumed
-        rate = max(self.step - step, 1) / max(self.wall_seconds - wall_seconds, 1e-9)
-        left = (self.settings.total_steps - self.step) / rate
+        seconds = self.wall_seconds - wall_seconds
+        rate = max(self.step - step, 1) / max(seconds, 1e-9)
+        left = max(self.settings.total_steps - self.step, 0) / rate if seconds > 1 else float("nan")
         loss = self.population.metrics.get("loss/value")
-        return Status(self.step, self.settings.total_steps, rate * len(self.runs), left, float(loss.mean()) if loss is not None else float("nan"))
+        return Status(self.step, self.settings.total_steps, rate * len(self.runs), left, float(loss.mean()) if loss is not None else None)
 
     def _evaluate(self) -> None:
         """Evaluate every run's greedy policy at this step and log it."""
-        if not self.evaluators:
-            self.evaluators = [run.environment.make() for run in self.runs for _ in range(self.settings.num_envs)]
         progress = self.step / self.settings.total_steps
 
         seeds = [run.seed for run in self.runs]
         observation = self.episodes.observation
         training = observation.copy()
-        self.evaluation_returns = evaluate(lambda: self.population.act_greedily(progress), self.evaluators, observation, seeds, self.step, self.settings.evaluation)
+        environments = [run.environment for run in self.runs]
+        self.evaluation_returns = self.backend.evaluate(lambda: self.population.act_greedily(progress), environments, observation, seeds, self.step, self.settings.evaluation)
         observation[...] = training
         for log, returns in zip(self.logs, self.evaluation_returns, strict=True):
             if log:
@@ -276,18 +287,17 @@ class Training:
         tensors["memory"] = self.population.memory[index, :, :filled]
         # Copies: outputs of a program may be one tensor, which the file format refuses.
         tensors |= {f"metrics/{name}": leaf[index].clone() for name, leaf in self.population.metrics.items()}
+        tensors |= {f"episodes/{name}": tensor for name, tensor in self.episodes.saved(index)[0].items()}
         return tensors | {"observation": torch.from_numpy(self.episodes.observation[index])}
 
     def _rest(self, index: int) -> dict[str, Any]:
-        width = self.settings.num_envs
-        running = self.episodes.running[index * width : (index + 1) * width]
         return {
             "identity": checkpoint.identity(self.runs[index]),
             "step": self.step,
             "updates": self.updates,
             "wall_seconds": self.wall_seconds,
             "event_bytes": self.logs[index].size,
-            "episodes": [dataclasses.asdict(episode) for episode in running],
+            "episodes": self.episodes.saved(index)[1],
         }
 
     def restore(self) -> None:
@@ -305,7 +315,8 @@ class Training:
             self.population.memory[index, :, : tensors["memory"].shape[1]] = tensors["memory"]
             metrics.append({name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name.startswith("metrics/")})
             self.updates, self.wall_seconds = rest["updates"], rest["wall_seconds"]
-            self.episodes.resume(index, [Episode(**episode) for episode in rest["episodes"]], tensors["observation"].numpy())
+            of_episodes = {name.removeprefix("episodes/"): tensor for name, tensor in tensors.items() if name.startswith("episodes/")}
+            self.episodes.resume(index, of_episodes, rest["episodes"], tensors["observation"].numpy())
             self.logs.append(EventLog(run.directory, rest["event_bytes"]))
         self.population.metrics = pytree.tree_map(lambda *leaves: torch.stack(leaves), *metrics)
 
@@ -344,8 +355,6 @@ class Training:
         """Free the environments and the screen."""
         self.display.close()
         self.episodes.close()
-        for environment in self.evaluators:
-            environment.close()
 
 
 def _check_together(runs: Sequence[Run]) -> None:

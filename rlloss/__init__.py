@@ -154,7 +154,6 @@ from rlloss.transforms import (
     SignedHyperbolic,
     SignedLog,
     Transform,
-    kept,
     settled,
 )
 from rlloss.value_losses import (
@@ -275,7 +274,6 @@ __all__ = [
     "gradient_norms",
     "greedy_outputs",
     "huber",
-    "kept",
     "kl_divergence",
     "kl_k1",
     "kl_k2",

@@ -20,7 +20,7 @@ from rlloss.checks import floating, floats_of_one_shape, has_outputs, in_range, 
 from rlloss.classification import cross_entropy_with_logits
 from rlloss.frozen import frozen
 from rlloss.numbers import like, once, times, wide
-from rlloss.transforms import Affine, Identity, RunningTransform, Transform, kept
+from rlloss.transforms import Identity, RunningTransform, Transform
 from rlloss.value_losses import ScalarTarget
 
 
@@ -30,7 +30,7 @@ class Categorical:
 
         V = Σᵢ pᵢ zᵢ,  p = softmax(x),  zᵢ = h⁻¹(h(v_min) + i·(h(v_max) − h(v_min))/(bins − 1))
 
-    An affine h, and so a running scale, changes nothing: the support is spaced evenly with it and without.
+    An affine h changes nothing: the support is spaced evenly with it and without. A running scale is refused.
 
     For: losses of the cross-entropy kind.
     Source: Bellemare, Dabney and Munos, arXiv 1707.06887.
@@ -39,13 +39,15 @@ class Categorical:
     bins: int = 101
     vmin: float = -100.0
     vmax: float = 100.0
-    transform: Transform | RunningTransform = dataclasses.field(default=Identity(), kw_only=True)
+    transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
 
     def __post_init__(self) -> None:
         in_range("bins", self.bins, 2, whole=True)
         in_range("vmin", self.vmin, -math.inf, above=True)
         in_range("vmax", self.vmax, -math.inf, above=True)
-        if isinstance(self.vmin, Tensor) or isinstance(self.vmax, Tensor) or isinstance(self.transform, RunningTransform):
+        if isinstance(self.transform, RunningTransform):
+            raise ValueError("transform would change nothing: a running scale leaves the support of a categorical head as it is; leave it at Identity")
+        if isinstance(self.vmin, Tensor) or isinstance(self.vmax, Tensor):
             return
         if self.vmin >= self.vmax:
             raise ValueError(f"vmin must be less than vmax, got vmin {self.vmin:g} and vmax {self.vmax:g}")
@@ -73,11 +75,6 @@ class Categorical:
         has_outputs(outputs, self.outputs)
         probabilities = wide(outputs).softmax(-1)
         return (probabilities * self.support(probabilities)).sum(-1).to(outputs.dtype)
-
-    def moved(self, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
-        """A scale [bins] of 1 and a shift [bins] of 0: logits mean the same whatever the affine h."""
-        scale, _ = kept(before, after)
-        return torch.ones_like(scale).expand(self.bins), torch.zeros_like(scale).expand(self.bins)
 
 
 @frozen
@@ -220,9 +217,8 @@ class QuantileHuber:
         has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs).mean(-1)
 
-    def moved(self, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
-        """The scale [N] and shift [N] with which the quantiles stay what they are when h moves."""
-        scale, shift = kept(before, after)
+    def moved(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale [N] and shift [N] of the quantiles."""
         return scale.expand(self.quantiles), shift.expand(self.quantiles)
 
     def target(self, reward: Tensor, discount: Tensor, next_outputs: Tensor) -> Tensor:

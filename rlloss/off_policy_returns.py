@@ -176,6 +176,7 @@ class VTrace:
     leak: float = 0.0
 
     reads = Trajectory
+    of_states = True  # an error of Q(s, a) would be weighted by the ratio of the very action it is about
 
     def __post_init__(self) -> None:
         in_range("lambda_", self.lambda_, 0, 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from rlloss import penalties
 from rlloss.checks import in_range
 from rlloss.classification import kl_divergence
+from rlloss.empirical import empirical_loss
 from rlloss.frozen import frozen
 from rlloss.numbers import like
 
@@ -24,10 +25,11 @@ class Observed(NamedTuple):
     parameters: Mapping[str, Tensor]
     action_values: Tensor | None = None  # Q(s, ·) [batch, actions]
     action: Tensor | None = None  # the actions taken [batch]
-    features: Tensor | None = None  # φ(s, a) [batch, width], the input of the last layer
+    features: Tensor | None = None  # φ(s, a) [batch, width], what the head reads
     next_features: Tensor | None = None  # φ(s′, a′) [batch, width]
     logits: Tensor | None = None  # of the policy [batch, actions]
     reference_logits: Tensor | None = None  # of the policy it should stay near [batch, actions]
+    mask: Tensor | None = None  # which of the batch count, bool [batch]; None for all
 
 
 @runtime_checkable
@@ -81,7 +83,10 @@ class Penalty(abc.ABC):
         absent = missing(self, [name for name, value in observed._asdict().items() if value is not None])
         if absent:
             raise ValueError(f"{type(self).__name__} needs {', '.join(absent)}, which this agent doesn't observe")
-        mean = self.penalty(*(getattr(observed, name) for name in self.needs)).mean()
+        penalty, mask = self.penalty(*(getattr(observed, name) for name in self.needs)), observed.mask
+        if mask is not None and penalty.ndim:
+            mask = mask.reshape(-1, *[1] * (penalty.ndim - 1)).expand(penalty.shape)
+        mean = empirical_loss(penalty, mask=mask if penalty.ndim else None)
         return like(mean, self.weight) * mean
 
     @abc.abstractmethod

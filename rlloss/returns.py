@@ -219,9 +219,11 @@ def estimate(returns: Tensor, value: Tensor) -> Estimate:
 
 @frozen
 class GAE:
-    """Generalised advantage estimation; its value target is the λ-return.
+    """Generalised advantage estimation; its value target is the λ-return where the next value is the next row's value.
 
         A_t = δ_t + d_t·λ·A_{t+1},  y_t = A_t + V(s_t)
+
+    With action values, whose next value is that of another action, it is Q*(λ) (arXiv 1602.04951): Retrace without ratios.
 
     For: A2C and PPO.
     Source: Schulman et al., arXiv 1506.02438.

@@ -40,6 +40,9 @@ class RunningTransform(Protocol):
     def transform(self, state: Any) -> "Affine":
         """h in a state."""
 
+    def kept(self, before: Any, after: Any) -> tuple[Tensor, Tensor]:
+        """The scale and shift, 0-dim, of outputs x = h(v) with which they keep their value v."""
+
 
 @frozen
 class Identity:
@@ -152,7 +155,7 @@ class PopArt:
         μ ← μ + a(E[G] − μ),  σ² ← (1−a)(σ² + a(E[G] − μ)²) + a·Var[G],  a = β/(1 − (1−β)ᵗ);  h(v) = (v − μ)/σ
 
     It is no transform itself, since its state changes: `transform(moments)` is that of a moment, `settled` a value
-    loss with it. Categorical heads don't profit: an affine h leaves their support, which must hold the returns from
+    loss with it. Categorical heads refuse it: an affine h leaves their support, which must hold the returns from
     the start, as it is.
 
     For: returns whose size isn't known, or grows during training.
@@ -193,6 +196,17 @@ class PopArt:
         """h at these moments."""
         return Affine(moments.variance.sqrt().clamp(min=self.min_scale), moments.mean)
 
+    def kept(self, before: Moments, after: Moments) -> tuple[Tensor, Tensor]:
+        """The scale and shift, 0-dim, of outputs x = h(v) with which they keep their value v when h moves.
+
+            x′ = x·σ/σ′ + (μ − μ′)/σ′,  so that a last layer has w′ = w·σ/σ′ and b′ = (σb + μ − μ′)/σ′
+
+        Before any return was seen there is no value worth keeping: outputs stay what they are.
+        """
+        old, new, begun = self.transform(before), self.transform(after), before.seen > 0
+        scale, shift = old.scale / new.scale, (old.shift - new.shift) / new.scale
+        return torch.where(begun, scale, torch.ones_like(scale)), torch.where(begun, shift, torch.zeros_like(shift))
+
 
 Loss = TypeVar("Loss")
 
@@ -211,17 +225,6 @@ def settled(value_loss: Loss, state: Any) -> Loss:
     still = copy.copy(value_loss)
     object.__setattr__(still, "transform", running.transform(state))  # Not replace(): it would check numbers, which may be traced.
     return still
-
-
-def kept(before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
-    """The scale and shift, 0-dim, of outputs x = h(v) with which they keep their value v when h moves.
-
-        x′ = x·σ/σ′ + (μ − μ′)/σ′
-
-    For: the last layer's parameters, w′ = w·σ/σ′ and b′ = (σb + μ − μ′)/σ′, and a value loss's `moved`.
-    Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
-    """
-    return before.scale / after.scale, (before.shift - after.shift) / after.scale
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:

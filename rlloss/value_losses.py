@@ -14,7 +14,7 @@ heads it is their mixture. With a nonlinear transform a scalar head learns h⁻�
 dataclass with `ScalarHead` as base and one method, `pointwise`; one with another kind of head has the
 six members above, and a seventh if it takes a running transform such as PopArt:
 
-    moved     h before, h after → scale [outputs] and shift [outputs] with which outputs keep their value
+    moved     scale and shift, 0-dim, with which values in the space of h are kept → those of each output, [outputs]
 """
 
 import abc
@@ -29,7 +29,7 @@ from rlloss import pointwise
 from rlloss.checks import floating, has_outputs, in_range, same_shape
 from rlloss.frozen import frozen
 from rlloss.numbers import like, times
-from rlloss.transforms import Affine, Identity, RunningTransform, Transform, kept
+from rlloss.transforms import Identity, RunningTransform, Transform
 
 
 @runtime_checkable
@@ -117,9 +117,8 @@ class ScalarHead(ScalarTarget, abc.ABC):
         has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs.squeeze(-1))
 
-    def moved(self, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
-        """The scale [1] and shift [1] with which outputs keep their value when h moves."""
-        scale, shift = kept(before, after)
+    def moved(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale [1] and shift [1] of the output."""
         return scale[None], shift[None]
 
     def error(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -364,10 +363,9 @@ class GaussianNLL(ScalarTarget):
         has_outputs(outputs, self.outputs)
         return self.transform.inverse(outputs[..., 0])
 
-    def moved(self, before: Affine, after: Affine) -> tuple[Tensor, Tensor]:
-        """The scale [2] and shift [2] with which mean and variance stay what they are when h moves."""
-        scale, shift = kept(before, after)
-        return torch.stack([scale, torch.ones_like(scale)]), torch.stack([shift, 2 * scale.log()])
+    def moved(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale [2] and shift [2]: only the mean is moved, for a log-variance that follows h would soon lie beyond its limit."""
+        return torch.stack([scale, torch.ones_like(scale)]), torch.stack([shift, torch.zeros_like(shift)])
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Elementwise loss [...] of outputs [..., 2] against target [...]; no gradient reaches the target."""

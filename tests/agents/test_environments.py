@@ -73,7 +73,7 @@ def test_going_on_from_seed_and_actions():
         straight.step(action, np.ones((1, 2)))
         straight.advance()
     resumed = _episodes("CartPole-v1", num_envs=2)
-    resumed.resume(0, copy.deepcopy(straight.running), straight.observation[0].copy())
+    resumed.resume(0, *copy.deepcopy(straight.saved(0)), straight.observation[0].copy())
     for action in actions[100:]:
         assert straight.step(action, np.ones((1, 2))) == resumed.step(action, np.ones((1, 2)))
         assert np.array_equal(straight.records, resumed.records)
@@ -84,7 +84,7 @@ def test_going_on_from_seed_and_actions():
 def test_an_environment_that_does_not_repeat_itself_is_found_out():
     episodes = _episodes("Unrepeatable-v0")
     with pytest.raises(UnrepeatableError, match="does not repeat itself"):
-        episodes.resume(0, episodes.running, episodes.observation[0].copy())
+        episodes.resume(0, *episodes.saved(0), episodes.observation[0].copy())
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from agents.agent import Agent
 from agents.command_help import groups
 from agents.config import build
 from agents.population import stack
-from tests.agents.test_choices import TRAJECTORIES
+from tests.agents.test_choices import SEAMS, TRAJECTORIES
 from tests.conftest import small_config
 
-VALUES, TARGETS = groups()["loss/value"], groups()["loss/target"]
+VALUES, TARGETS = SEAMS["loss/value"], SEAMS["loss/target"]
 REPLAYS, HEADS, STEPS = groups()["agent/replay"], groups()["head"], (1, 3)
 
 

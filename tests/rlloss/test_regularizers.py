@@ -57,13 +57,13 @@ def _normal(*shape, dtype=torch.float64, seed=0):
 
 def _observed(dtype=torch.float64):
     parameters = {"0.weight": _normal(3, 2, dtype=dtype), "0.bias": 1e3 + _normal(3, dtype=dtype), "2.weight": _normal(1, 3, dtype=dtype, seed=1)}
-    batch = {name: _normal(6, 4, dtype=dtype, seed=seed) for seed, name in enumerate(Observed._fields[1:]) if name != "action"}
-    return Observed(parameters, action=torch.tensor([0, 3, 1, 1, 2, 0]), **batch)
+    batch = {name: _normal(6, 4, dtype=dtype, seed=seed) for seed, name in enumerate(Observed._fields[1:]) if name not in ("action", "mask")}
+    return Observed(parameters, action=torch.tensor([0, 3, 1, 1, 2, 0]), mask=torch.ones(6, dtype=torch.bool), **batch)
 
 
 def _loop(regularizer, observed):
     """λΩ from the formulas, with Python floats and NumPy sums over the batch."""
-    rows = {name: getattr(observed, name).numpy() for name in Observed._fields[1:]}
+    rows = {name: getattr(observed, name).numpy() for name in Observed._fields[1:-1]}
     weights = np.concatenate([value.numpy().ravel() for name, value in observed.parameters.items() if "bias" not in name])
 
     def policy(name):
@@ -334,3 +334,12 @@ def test_other_meaningless_numbers_are_refused():
         for number in (-0.1, math.nan):
             with pytest.raises(ValueError, match=f"^{field} must be"):
                 make(number)
+
+
+@pytest.mark.parametrize("regularizer", [CQL(0.6), DR3(0.7), ValueMagnitude(0.8), FeatureNorm(0.9), L2(0.1)])
+def test_what_a_mask_leaves_out_does_not_count(regularizer):
+    values, action, here, there = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]), torch.randn(5, 4), torch.randn(5, 4)
+    mask = torch.tensor([True, False, True, True, False])
+    weights = {"weight": torch.randn(2, 2)}
+    masked = regularizer(Observed(weights, values, action, here, there, mask=mask))
+    torch.testing.assert_close(masked, regularizer(Observed(weights, values[mask], action[mask], here[mask], there[mask])))
