@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from agents.frames import Stacked
 from agents.spaces import COMPOSITE, Packed
 from agents.streams import EpisodeSeeds
+from rlloss.checks import in_range
 
 EXTRAS = {
     "LunarLander": "box2d", "BipedalWalker": "box2d", "CarRacing": "box2d", "ALE/": "atari",
@@ -22,12 +24,16 @@ class Environment:
     """A Gymnasium environment that can be made any number of times.
 
     `id` may name a package to import first ("their_package:TheirEnv-v0"), `arguments` go to the
-    constructor, `wrappers` are applied in their order.
+    constructor, `wrappers` are applied in their order. An observation is the last `frame_stack` frames; 1 for the frame itself.
     """
 
     id: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     wrappers: Mapping[str, Callable[[gymnasium.Env], gymnasium.Env]] = field(default_factory=dict)
+    frame_stack: int = 1
+
+    def __post_init__(self) -> None:
+        in_range("frame_stack", self.frame_stack, 1)
 
     def make(self) -> gymnasium.Env:
         """A new environment, whose observations are arrays: those of a Tuple or Dict space come packed, see `agents.spaces.pack`.
@@ -43,6 +49,8 @@ class Environment:
                 environment = wrap(environment)
             except Exception as error:
                 raise ValueError(f"wrapper {name} can't be put around {self.id}: {error}") from error
+        if self.frame_stack > 1:
+            return Stacked(environment, self.frame_stack)
         return Packed(environment) if isinstance(environment.observation_space, COMPOSITE) else environment
 
 
@@ -84,7 +92,7 @@ class Episodes:
 
     `observation` [runs, environments, …] is what to act on. `step` fills `records` [runs, environments]
     with transitions, true last observations included (`words` are the same bits); `advance` then moves on to the successors, or to
-    a new episode where one ended.
+    a new episode where one ended. Of stacked frames records hold the newest alone.
     """
 
     def __init__(self, environments: Sequence[Environment], seeds: Sequence[int], observation: np.ndarray, layout: np.dtype) -> None:
@@ -98,10 +106,13 @@ class Episodes:
         self.done: list[int] = []
         # Views made once: making one costs as much as a small copy.
         flat = self.records.reshape(-1)
-        self._observation, self._next_observation, self._action = (self.records[name] for name in ("observation", "next_observation", "action"))
-        self._probability = self.records["probability"]
+        self._observation, self._action, self._probability = (self.records[name] for name in ("observation", "action", "probability"))
+        stacked = "next_observation" not in layout.names
+        self._current = observation[:, :, -1] if stacked else observation
+        self._next_observation = observation if stacked else self.records["next_observation"]
         self._reward, self._terminated, self._truncated = (flat[name] for name in ("reward", "terminated", "truncated"))
-        self._successors = [flat["next_observation"][place : place + 1] for place in range(len(flat))]
+        successors = observation.reshape(len(flat), *observation.shape[2:]) if stacked else flat["next_observation"]
+        self._successors = [successors[place : place + 1] for place in range(len(flat))]
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
@@ -113,7 +124,7 @@ class Episodes:
         actions = actions.reshape(self._action.shape)
         self._action[...] = actions
         self._probability[...] = probabilities.reshape(self._action.shape)
-        self._observation[...] = self.observation
+        self._observation[...] = self._current
         ended = []
         # Environments get NumPy's integers, which a Discrete space checks faster than Python's.
         for place, (action, chosen) in enumerate(zip(actions.ravel().tolist(), actions.ravel() + self.first_action, strict=True)):

@@ -52,7 +52,7 @@ class Run:
     def __post_init__(self) -> None:
         for name, low in LOWEST.items():
             in_range(name, getattr(self, name), low, **({"high": HIGHEST[name]} if name in HIGHEST else {}))
-        rows, capacity = self.agent.steps + 1, self.agent.replay.capacity
+        rows, capacity = self.agent.steps + self.environment.frame_stack, self.agent.replay.capacity
         if capacity // self.num_envs < rows:
             raise ValueError(f"agent.replay.capacity {capacity} is too small: num_envs {self.num_envs} times {rows} transitions are needed")
 
