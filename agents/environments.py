@@ -1,5 +1,7 @@
 """Gymnasium environments as values, and the running episodes of a population."""
 
+import contextlib
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from agents.streams import EpisodeSeeds
 from rlloss.checks import in_range
 
 EXTRAS = {
-    "LunarLander": "box2d", "BipedalWalker": "box2d", "CarRacing": "box2d", "ALE/": "atari",
+    "LunarLander": "box2d", "BipedalWalker": "box2d", "CarRacing": "box2d", "ALE/": "atari", "MinAtar/": "minatar",
     "HalfCheetah": "mujoco", "Hopper": "mujoco", "Walker2d": "mujoco", "Ant": "mujoco", "Humanoid": "mujoco",
     "Swimmer": "mujoco", "Reacher": "mujoco", "Pusher": "mujoco", "Inverted": "mujoco",
 }  # fmt: skip
@@ -40,6 +42,7 @@ class Environment:
 
         Raises ValueError in one line, with what to install, where that fails.
         """
+        _register(self.id)
         try:
             environment = gymnasium.make(self.id, disable_env_checker=True, **self.arguments)
         except Exception as error:  # Constructors raise anything; a person wants one line of it.
@@ -48,15 +51,29 @@ class Environment:
             try:
                 environment = wrap(environment)
             except Exception as error:
-                raise ValueError(f"wrapper {name} can't be put around {self.id}: {error}") from error
+                missing = isinstance(error, gymnasium.error.DependencyNotInstalled) and _extra(self.id)
+                raise ValueError(_why(self.id, error) if missing else f"wrapper {name} can't be put around {self.id}: {error}") from error
         if self.frame_stack > 1:
             return Stacked(environment, self.frame_stack)
         return Packed(environment) if isinstance(environment.observation_space, COMPOSITE) else environment
 
 
+def _register(name: str) -> None:
+    """Let Gymnasium know the environments of packages that it doesn't look for itself, if they are installed."""
+    with contextlib.suppress(ImportError):
+        if name.startswith("ALE/"):
+            importlib.import_module("ale_py")
+        if name.startswith("MinAtar/") and "MinAtar/Breakout-v1" not in gymnasium.registry:
+            importlib.import_module("minatar.gym").register_envs()
+
+
+def _extra(name: str) -> str | None:
+    """The extra that an environment needs."""
+    return next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
+
+
 def _why(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
+    reason, extra = " ".join(str(error).split()), _extra(name)
     if extra and isinstance(error, (gymnasium.error.DependencyNotInstalled, gymnasium.error.NamespaceNotFound, ImportError)):
         return f"environment {name} needs the extra {extra}: pip install 'rlloss[{extra}]'"
     if isinstance(error, gymnasium.error.UnregisteredEnv):
