@@ -62,7 +62,8 @@ def _register(name: str) -> None:
     """Let Gymnasium know the environments of packages that it doesn't look for itself, if they are installed."""
     with contextlib.suppress(ImportError):
         if name.startswith("ALE/"):
-            importlib.import_module("ale_py")
+            ale = importlib.import_module("ale_py")
+            ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)  # No banner for every environment.
         if name.startswith("MinAtar/") and "MinAtar/Breakout-v1" not in gymnasium.registry:
             importlib.import_module("minatar.gym").register_envs()
 

@@ -48,14 +48,15 @@ def record(shape: tuple[int, ...], dtype: torch.dtype, following: bool = True) -
 
 def decode(words: Tensor, layout: np.dtype) -> Transitions:
     """The fields of records [..., words]."""
-    fields = []
-    for name in layout.names:
-        field, offset = layout.fields[name][:2]
-        dtype = getattr(torch, field.base.name)
-        part = words[..., offset // WORD : offset // WORD + -(-field.itemsize // WORD)].view(dtype)
-        part = part[..., : field.itemsize // field.base.itemsize]
-        fields.append(part.reshape(*words.shape[:-1], *field.shape))
-    return Transitions(*fields)._replace(action=fields[1].long())
+    seen = Transitions(*(decode_field(words, layout, name) for name in layout.names))
+    return seen._replace(action=seen.action.long())
+
+
+def decode_field(words: Tensor, layout: np.dtype, name: str) -> Tensor:
+    """One field of records [..., words]."""
+    field, offset = layout.fields[name][:2]
+    part = words[..., offset // WORD : offset // WORD + -(-field.itemsize // WORD)].view(getattr(torch, field.base.name))
+    return part[..., : field.itemsize // field.base.itemsize].reshape(*words.shape[:-1], *field.shape)
 
 
 class Drawn(NamedTuple):
