@@ -9,14 +9,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import heads
+from agents import batches, frames, heads
 from agents.action_values import ActionValues, noise_of_passes, report
 from agents.agent import Metrics, Plan
-from agents.batches import Batch, sequences, transitions
+from agents.batches import Batch
 from agents.exploration import EpsilonGreedy, Exploration
+from agents.frames import Frames
 from agents.networks import MLP, Network, Parameters
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
-from agents.replay import Replay, UniformReplay, record
+from agents.replay import Drawn, Replay, UniformReplay, record
 from agents.schedules import Linear
 from agents.spaces import storage
 from agents.streams import paired
@@ -101,11 +102,13 @@ class DQN:
     @property
     def layout(self) -> np.dtype:
         """How a transition is stored."""
-        return record(*storage(self.observation_space))
+        space = self.observation_space
+        return record(*storage(space.frame), following=False) if isinstance(space, Frames) else record(*storage(space))
 
     def plan(self, num_envs: int) -> Plan:
         """What a run of so many environments needs; ValueError where memory holds too little."""
-        length, rows = self.replay.capacity // num_envs, self.steps + 1
+        frames = self.observation_space.shape[0] if isinstance(self.observation_space, Frames) else 1
+        length, rows = self.replay.capacity // num_envs, self.steps + frames
         if length < rows:
             raise ValueError(f"agent.replay.capacity {self.replay.capacity} is too small: num_envs {num_envs} times {rows} transitions are needed")
         return Plan(
@@ -141,14 +144,19 @@ class DQN:
         """One gradient step on a batch drawn from memory [environments, length, words], and what can be told of it."""
         shape = tuple(memory.shape[:2])
         drawn = self.replay.draw(state.replay, uniforms[: self.batch_size], shape, added, progress)
-        if self.on_trajectories:
-            batch = sequences(memory, drawn, added, self.layout, self.discount, self.steps)
-        else:
-            batch = transitions(memory, drawn, added, self.layout, self.discount, self.steps, "next_action" in getattr(self.target, "needs", ()))
+        batch = self._batch(memory, drawn, added)
         state, metrics = self.learn(state, batch, progress, noise_of_passes(uniforms[self.batch_size :], PASSES, self.action_values.noise))
         error = metrics["td_error"] if batch.mask is None else torch.where(batch.mask, metrics["td_error"], torch.zeros_like(metrics["td_error"]))
         # Of a sequence its first row is what was drawn.
         return state._replace(replay=self.replay.learned(state.replay, drawn, shape[1], error[: self.batch_size])), metrics
+
+    def _batch(self, memory: Tensor, drawn: Drawn, added: Tensor) -> Batch:
+        """What the target reads of drawn rows."""
+        where = (memory, drawn, added, self.layout, self.discount, self.steps)
+        if isinstance(self.observation_space, Frames):
+            count = self.observation_space.shape[0]
+            return frames.sequences(*where, count) if self.on_trajectories else frames.transitions(*where, count)
+        return batches.sequences(*where) if self.on_trajectories else batches.transitions(*where, "next_action" in getattr(self.target, "needs", ()))
 
     def learn(self, state: DQNState, batch: Batch, progress: Tensor, noise: tuple[Tensor | None, ...] = (None,) * PASSES) -> tuple[DQNState, Metrics]:
         """One gradient step on a batch, and what can be told of it."""

@@ -1,6 +1,8 @@
 """Gymnasium environments as values, and the running episodes of a population."""
 
+import contextlib
 import dataclasses
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,11 +11,13 @@ import gymnasium
 import numpy as np
 import torch
 
+from agents.frames import Stacked
 from agents.spaces import COMPOSITE, Packed
 from agents.streams import EpisodeSeeds
+from rlloss.checks import in_range
 
 EXTRAS = {
-    "LunarLander": "box2d", "BipedalWalker": "box2d", "CarRacing": "box2d", "ALE/": "atari",
+    "LunarLander": "box2d", "BipedalWalker": "box2d", "CarRacing": "box2d", "ALE/": "atari", "MinAtar/": "minatar",
     "HalfCheetah": "mujoco", "Hopper": "mujoco", "Walker2d": "mujoco", "Ant": "mujoco", "Humanoid": "mujoco",
     "Swimmer": "mujoco", "Reacher": "mujoco", "Pusher": "mujoco", "Inverted": "mujoco",
 }  # fmt: skip
@@ -24,19 +28,25 @@ class Environment:
     """A Gymnasium environment that can be made any number of times.
 
     `id` may name a package to import first ("their_package:TheirEnv-v0"), `arguments` go to the
-    constructor, `wrappers` are applied in their order. `backend` says who steps it, see `agents.backends`.
+    constructor, `wrappers` are applied in their order. An observation is the last `frame_stack` frames; 1 for the frame
+    itself. `backend` says who steps it, see `agents.backends`.
     """
 
     id: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     wrappers: Mapping[str, Callable[[gymnasium.Env], gymnasium.Env]] = field(default_factory=dict)
     backend: str = "gymnasium"
+    frame_stack: int = 1
+
+    def __post_init__(self) -> None:
+        in_range("frame_stack", self.frame_stack, 1)
 
     def make(self) -> gymnasium.Env:
         """A new environment, whose observations are arrays: those of a Tuple or Dict space come packed, see `agents.spaces.pack`.
 
         Raises ValueError in one line, with what to install, where that fails.
         """
+        _register(self.id)
         try:
             environment = gymnasium.make(self.id, disable_env_checker=True, **self.arguments)
         except Exception as error:  # Constructors raise anything; a person wants one line of it.
@@ -45,7 +55,10 @@ class Environment:
             try:
                 environment = wrap(environment)
             except Exception as error:
-                raise ValueError(f"wrapper {name} can't be put around {self.id}: {error}") from error
+                missing = isinstance(error, gymnasium.error.DependencyNotInstalled) and _extra(self.id)
+                raise ValueError(_why(self.id, error) if missing else f"wrapper {name} can't be put around {self.id}: {error}") from error
+        if self.frame_stack > 1:
+            return Stacked(environment, self.frame_stack)
         return Packed(environment) if isinstance(environment.observation_space, COMPOSITE) else environment
 
 
@@ -56,9 +69,23 @@ def spaces(environment: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
     return made.observation_space, made.action_space
 
 
+def _register(name: str) -> None:
+    """Let Gymnasium know the environments of packages that it doesn't look for itself, if they are installed."""
+    with contextlib.suppress(ImportError):
+        if name.startswith("ALE/"):
+            ale = importlib.import_module("ale_py")
+            ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)  # No banner for every environment.
+        if name.startswith("MinAtar/") and "MinAtar/Breakout-v1" not in gymnasium.registry:
+            importlib.import_module("minatar.gym").register_envs()
+
+
+def _extra(name: str) -> str | None:
+    """The extra that an environment needs."""
+    return next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
+
+
 def _why(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
+    reason, extra = " ".join(str(error).split()), _extra(name)
     if extra and isinstance(error, (gymnasium.error.DependencyNotInstalled, gymnasium.error.NamespaceNotFound, ImportError)):
         return f"environment {name} needs the extra {extra}: pip install 'rlloss[{extra}]'"
     if isinstance(error, gymnasium.error.UnregisteredEnv):
@@ -100,7 +127,7 @@ class Episodes:
 
     `observation` [runs, environments, …] is what to act on. `step` fills `records` [runs, environments]
     with transitions, true last observations included (`words` are the same bits); `advance` then moves on to the successors, or to
-    a new episode where one ended.
+    a new episode where one ended. Of stacked frames records hold the newest alone.
     """
 
     def __init__(self, environments: Sequence[Environment], seeds: Sequence[int], observation: np.ndarray, layout: np.dtype) -> None:
@@ -114,10 +141,13 @@ class Episodes:
         self.done: list[int] = []
         # Views made once: making one costs as much as a small copy.
         flat = self.records.reshape(-1)
-        self._observation, self._next_observation, self._action = (self.records[name] for name in ("observation", "next_observation", "action"))
-        self._probability = self.records["probability"]
+        self._observation, self._action, self._probability = (self.records[name] for name in ("observation", "action", "probability"))
+        stacked = "next_observation" not in layout.names
+        self._current = observation[:, :, -1] if stacked else observation
+        self._next_observation = observation if stacked else self.records["next_observation"]
         self._reward, self._terminated, self._truncated = (flat[name] for name in ("reward", "terminated", "truncated"))
-        self._successors = [flat["next_observation"][place : place + 1] for place in range(len(flat))]
+        successors = observation.reshape(len(flat), *observation.shape[2:]) if stacked else flat["next_observation"]
+        self._successors = [successors[place : place + 1] for place in range(len(flat))]
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
@@ -129,7 +159,7 @@ class Episodes:
         actions = actions.reshape(self._action.shape)
         self._action[...] = actions
         self._probability[...] = probabilities.reshape(self._action.shape)
-        self._observation[...] = self.observation
+        self._observation[...] = self._current
         ended = []
         # Environments get NumPy's integers, which a Discrete space checks faster than Python's.
         for place, (action, chosen) in enumerate(zip(actions.ravel().tolist(), actions.ravel() + self.first_action, strict=True)):

@@ -22,6 +22,8 @@ class Pool:
 
     def __init__(self, environment: Environment, seeds: Sequence[int]) -> None:
         """Make as many environments as there are seeds; raises ValueError in one line where that fails."""
+        if environment.frame_stack > 1:
+            raise ValueError("env.frame_stack is for env.backend=gymnasium; EnvPool's own is +env.arguments.stack_num")
         if environment.wrappers:
             raise ValueError("env.wrappers can't be put around EnvPool's environments; leave them out, or use env.backend=gymnasium")
         try:

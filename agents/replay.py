@@ -24,8 +24,8 @@ class Transitions(NamedTuple):
     """One-step transitions, the first dimensions are those of the batch.
 
     `terminated` is 1 where the environment ended the episode; `truncated` where only time ran out:
-    `next_observation` is then the true last observation, whose value is bootstrapped. `probability` is
-    that with which the behaviour chose the action.
+    `next_observation` is then the true last observation, whose value is bootstrapped; None where the
+    rows behind tell it, see `agents.frames`. `probability` is that with which the behaviour chose the action.
     """
 
     observation: Tensor
@@ -34,28 +34,29 @@ class Transitions(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     probability: Tensor
-    next_observation: Tensor
+    next_observation: Tensor | None = None
 
 
-def record(shape: tuple[int, ...], dtype: torch.dtype) -> np.dtype:
-    """The layout of one transition for observations of this shape and dtype; every field starts on a word."""
+def record(shape: tuple[int, ...], dtype: torch.dtype, following: bool = True) -> np.dtype:
+    """The layout of one transition for observations of this shape and dtype, with the next one if `following`; every field starts on a word."""
     observation, number = np.dtype((str(dtype).removeprefix("torch."), shape)), np.dtype("float32")
-    formats = [observation, np.dtype("int32"), number, number, number, number, observation]
+    formats = [observation, np.dtype("int32"), number, number, number, number] + [observation] * following
     sizes = [-(-field.itemsize // WORD) * WORD for field in formats]
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
-    return np.dtype({"names": Transitions._fields, "formats": formats, "offsets": offsets, "itemsize": sum(sizes)})
+    return np.dtype({"names": Transitions._fields[: len(formats)], "formats": formats, "offsets": offsets, "itemsize": sum(sizes)})
 
 
 def decode(words: Tensor, layout: np.dtype) -> Transitions:
     """The fields of records [..., words]."""
-    fields = []
-    for name in Transitions._fields:
-        field, offset = layout.fields[name][:2]
-        dtype = getattr(torch, field.base.name)
-        part = words[..., offset // WORD : offset // WORD + -(-field.itemsize // WORD)].view(dtype)
-        part = part[..., : field.itemsize // field.base.itemsize]
-        fields.append(part.reshape(*words.shape[:-1], *field.shape))
-    return Transitions(*fields)._replace(action=fields[1].long())
+    seen = Transitions(*(decode_field(words, layout, name) for name in layout.names))
+    return seen._replace(action=seen.action.long())
+
+
+def decode_field(words: Tensor, layout: np.dtype, name: str) -> Tensor:
+    """One field of records [..., words]."""
+    field, offset = layout.fields[name][:2]
+    part = words[..., offset // WORD : offset // WORD + -(-field.itemsize // WORD)].view(getattr(torch, field.base.name))
+    return part[..., : field.itemsize // field.base.itemsize].reshape(*words.shape[:-1], *field.shape)
 
 
 class Drawn(NamedTuple):

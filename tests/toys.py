@@ -87,6 +87,32 @@ class Picture(Counting):
         return np.arange(200).reshape(10, 10, 2) == self.count
 
 
+class Chain(gymnasium.Env):
+    """Walk right along `length` fields for a reward of 1 at the end, or left from the first for 0.1: ends at both; cut after 50 steps.
+
+    Q*(s, right) = γ^(length − 1 − s); `P` lists all transitions as FrozenLake's does.
+    """
+
+    def __init__(self, length: int = 6) -> None:
+        self.observation_space, self.action_space = spaces.Discrete(length), spaces.Discrete(2)
+        self.P = {field: {action: [self._outcome(field, action)] for action in range(2)} for field in range(length)}
+
+    def _outcome(self, field, action):
+        last = int(self.observation_space.n) - 1
+        if (field, action) == (0, 0):
+            return 1.0, 0, 0.1, True
+        return (1.0, last, 1.0, True) if (field, action) == (last, 1) else (1.0, field + 2 * action - 1, 0.0, False)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.field = int(self.np_random.integers(self.observation_space.n))
+        return self.field, {}
+
+    def step(self, action):
+        ((_, self.field, reward, terminated),) = self.P[self.field][int(action)]
+        return self.field, reward, terminated, False, {}
+
+
 class Broken(gymnasium.Env):
     """Can't be made."""
 
@@ -94,6 +120,5 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Counting, Blind, Unrepeatable, Nested, Picture, Broken):
-    limit = 10 if toy is Identity else None
-    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps=limit)
+for toy in (Identity, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Broken):
+    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps={Identity: 10, Chain: 50}.get(toy))

@@ -1,13 +1,19 @@
 """Episodes: true last observations, exact returns, seeds, and going on from (seed, actions)."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from agents.command_help import groups
+from agents.config import ConfigError, build
 from agents.environments import Environment, Episodes, UnrepeatableError
 from agents.replay import record
+from agents.spaces import storage
+from agents.training import train
+from tests.conftest import small_config
 
 
 def _episodes(name, runs=1, num_envs=1, **arguments):
@@ -91,7 +97,6 @@ def test_an_environment_that_does_not_repeat_itself_is_found_out():
     ("name", "arguments", "message"),
     [
         ("Nonsense-v0", {}, "there is no environment Nonsense-v0"),
-        ("ALE/Pong-v5", {}, r"needs the extra atari: pip install 'rlloss\[atari\]'"),
         ("Broken-v0", {}, "Broken-v0 can't be made: RuntimeError: no licence for this"),
         ("nomodule:Env-v0", {}, "nomodule:Env-v0 can't be made"),
         ("CartPole-v1", {"gravity": 3}, "CartPole-v1 can't be made"),
@@ -101,3 +106,37 @@ def test_what_can_not_be_made_is_said_in_one_line(name, arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         Environment(name, arguments).make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "module", "extra"), [("ALE/Pong-v5", "ale_py", "atari"), ("MinAtar/Breakout-v1", "minatar", "minatar")])
+def test_an_extra_that_is_not_installed_is_named(monkeypatch, name, module, extra):
+    for found in [found for found in sys.modules if found.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, found)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=rf"environment {name} needs the extra {extra}: pip install 'rlloss\[{extra}\]'$"):
+        Environment(name).make()
+
+
+def test_a_wrapper_that_needs_the_extra_says_so_too(monkeypatch):
+    pytest.importorskip("ale_py")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConfigError, match=r"env: environment ALE/Pong-v5 needs the extra atari: pip install 'rlloss\[atari\]'$"):
+        build(small_config("env=atari_pong", "network=nature_cnn"))
+
+
+MINATAR = [name for name in groups()["env"] if name.startswith("minatar_")]
+GAMES = [(name, "minatar_cnn", ["minatar"]) for name in MINATAR] + [(name, "nature_cnn", ["ale_py", "cv2"]) for name in ("atari_pong", "atari_breakout")]
+
+
+@pytest.mark.parametrize(("name", "network", "modules"), GAMES)
+def test_games_are_learned_and_repeat_themselves(tmp_path, name, network, modules):
+    """A run that is stopped in the middle of an episode goes on exactly, which takes an environment that repeats itself."""
+    for module in modules:
+        pytest.importorskip(module)
+    words = [f"env={name}", f"network={network}", "network.dense=16", "evaluation.episodes=1", "evaluation.max_steps=20", "agent.batch_size=4"]
+    run = build(small_config(*words, "total_steps=60"), tmp_path)
+    assert storage(run.agent.observation_space)[1] == torch.uint8 and run.agent.observation_space.shape in ((10, 10, run.agent.observation_space.shape[-1]), (4, 84, 84))
+    (result,) = train([run], compile=False)
+    assert result.updates == 10 and len(result.evaluation_returns) == 1
+    (tmp_path / "result.json").unlink()
+    assert train([run], compile=False, resume=True)[0].evaluation_returns == result.evaluation_returns

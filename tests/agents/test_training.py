@@ -131,7 +131,7 @@ train([build(small_config(*sys.argv[2:]), Path(sys.argv[1]))], compile=False)
 """
 
 
-@pytest.mark.parametrize(("options", "steps"), [(["num_envs=2"], 2000), (["agent/target_network=polyak", "optimizer=rmsprop", "agent.update_every=130"], 4000)])
+@pytest.mark.parametrize(("options", "steps"), [(["num_envs=2"], 2000), (["env.frame_stack=3", "agent.steps=3"], 1000), (["agent/target_network=polyak", "optimizer=rmsprop", "agent.update_every=130"], 4000)])
 def test_a_killed_run_goes_on_bitwise_as_if_it_had_not_stopped(tmp_path, options, steps):
     options = [*options, f"total_steps={steps}", "checkpoint_every=300", "log_every=100", "evaluation.every=1000"]
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed"), *options])
