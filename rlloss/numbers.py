@@ -29,3 +29,8 @@ def once(tensor: Tensor) -> Tensor:
     # maximum makes a tensor of its own: taken of a view, as_strided reads from the wrong place when compiled.
     own = torch.maximum(tensor, tensor)
     return own.as_strided(own.shape, own.stride())
+
+
+def leading(tensor: Tensor) -> Tensor:
+    """The last dimension first, [..., n] → [n, ...], kept in this order: sums over pairs of n then run side by side for the whole batch."""
+    return once(tensor.movedim(-1, 0).contiguous())
