@@ -168,9 +168,17 @@ class C51(Categorical):
         # What follows an end may be anything, also NaN.
         following = torch.where(discount[..., None] == 0, torch.zeros_like(next_outputs), next_outputs)
         probabilities = once(wide(following).softmax(-1))
-        support = once(self.support(probabilities))
-        moved = two_hot(reward[..., None] + discount[..., None] * support, support)
-        return once((probabilities[..., None] * moved).sum(-2)).detach()
+        position = leading(self.position(reward[..., None] + discount[..., None] * self.support(probabilities)))
+        bins = torch.arange(self.bins, dtype=position.dtype, device=position.device).reshape(-1, *[1] * position.ndim)
+        share = (1 - (position - bins).abs()).relu()
+        return once((leading(probabilities) * share).sum(1).movedim(0, -1).contiguous()).detach()
+
+    def position(self, returns: Tensor) -> Tensor:
+        """Where returns [...] lie among the bins, from 0 to bins − 1 and linear between neighbours."""
+        low, high = self.ends(returns)
+        left = ((self.transform(returns) - low) / (high - low) * (self.bins - 1)).floor().clamp(0, self.bins - 2)
+        below, above = (self.transform.inverse(low + number / (self.bins - 1) * (high - low)) for number in (left, left + 1))
+        return left + ((returns - below) / (above - below)).clamp(0, 1)
 
     def of_return(self, returns: Tensor) -> Tensor:
         """All probability on a return [...], projected: [..., bins]."""
