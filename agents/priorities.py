@@ -26,7 +26,7 @@ def draw(priority: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     levels = [once(priority.unflatten(0, (-1, BLOCK)).sum(-1)).double()]
     while len(levels[-1]) > BRANCHES:
         levels.append(once(_branches(levels[-1]).sum(-1)))
-    total = levels[-1].sum()
+    total = once(levels[-1].sum())
     index, rest = torch.zeros_like(shares, dtype=torch.long), shares * total
     for level in reversed(levels):
         index, rest = _descended(index, once(_branches(level)[index]), rest)

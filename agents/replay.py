@@ -168,13 +168,12 @@ class PrioritizedReplay:
         batch = uniforms.shape[0]
         strata = (torch.arange(batch, dtype=uniforms.dtype, device=uniforms.device) + uniforms) / batch
         place, share = priorities.draw(state.priority, strata)
-        weight = (share * (added.clamp(max=shape[1]) * shape[0])) ** -self.beta(progress)
-        weight = once((weight / weight.max()).float())
-        return Drawn(place // shape[1], place % shape[1], weight)
+        weight = (share / once(share.min())) ** -self.beta(progress)  # N stands in every weight, and cancels.
+        return Drawn(once(place // shape[1]), once(place % shape[1]), once(weight.float()))
 
     def learned(self, state: Priorities, drawn: Drawn, length: int, td_error: Tensor) -> Priorities:
         """The state with the priorities of a batch renewed from its errors [batch]."""
-        priority = (td_error.abs() + self.smallest) ** self.alpha
+        priority = once((td_error.abs() + self.smallest) ** self.alpha)
         renewed = state.priority.index_put((drawn.environment * length + drawn.slot,), priority)
         return Priorities(renewed, torch.maximum(state.highest, priority.max()))
 

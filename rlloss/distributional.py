@@ -15,11 +15,10 @@ import math
 import torch
 from torch import Tensor
 
-from rlloss import pointwise
 from rlloss.checks import floating, floats_of_one_shape, has_outputs, in_range, same_shape
 from rlloss.classification import cross_entropy_with_logits
 from rlloss.frozen import frozen
-from rlloss.numbers import like, once, times, wide
+from rlloss.numbers import leading, like, once, times, wide
 from rlloss.transforms import Identity, RunningTransform, Transform
 from rlloss.value_losses import ScalarTarget
 
@@ -166,9 +165,17 @@ class C51(Categorical):
         # What follows an end may be anything, also NaN.
         following = torch.where(discount[..., None] == 0, torch.zeros_like(next_outputs), next_outputs)
         probabilities = once(wide(following).softmax(-1))
-        support = once(self.support(probabilities))
-        moved = two_hot(reward[..., None] + discount[..., None] * support, support)
-        return once((probabilities[..., None] * moved).sum(-2)).detach()
+        position = leading(self.position(reward[..., None] + discount[..., None] * self.support(probabilities)))
+        bins = torch.arange(self.bins, dtype=position.dtype, device=position.device).reshape(-1, *[1] * position.ndim)
+        share = (1 - (position - bins).abs()).relu()
+        return once((leading(probabilities) * share).sum(1).movedim(0, -1).contiguous()).detach()
+
+    def position(self, returns: Tensor) -> Tensor:
+        """Where returns [...] lie among the bins, from 0 to bins − 1 and linear between neighbours."""
+        low, high = self.ends(returns)
+        left = ((self.transform(returns) - low) / (high - low) * (self.bins - 1)).floor().clamp(0, self.bins - 2)
+        below, above = (self.transform.inverse(low + number / (self.bins - 1) * (high - low)) for number in (left, left + 1))
+        return left + ((returns - below) / (above - below)).clamp(0, 1)
 
     def of_return(self, returns: Tensor) -> Tensor:
         """All probability on a return [...], projected: [..., bins]."""
@@ -193,7 +200,7 @@ class QuantileHuber:
         ℓ = Σᵢ 1/N Σⱼ |τᵢ − 1[uᵢⱼ < 0]|·H_κ(uᵢⱼ)/κ,  uᵢⱼ = h(yⱼ) − xᵢ,  τᵢ = (i + ½)/N;  V = 1/N Σᵢ h⁻¹(xᵢ)
         ∂ℓ/∂xᵢ = −1/N Σⱼ |τᵢ − 1[uᵢⱼ < 0]|·clip(uᵢⱼ/κ, −1, 1)
 
-    H_κ is Huber's loss with δ = κ. A target is the quantiles yⱼ of a distribution [..., N].
+    H_κ is Huber's loss with δ = κ. A target is the quantiles yⱼ of a distribution [..., N]. Gradients are exact, second derivatives aren't there.
 
     For: a distribution of returns whose range isn't known.
     Source: Dabney et al., Distributional reinforcement learning with quantile regression, arXiv 1710.10044.
@@ -239,10 +246,13 @@ class QuantileHuber:
         """Elementwise loss [...] of outputs [..., N] against quantiles [..., N]; no gradient reaches the target."""
         floats_of_one_shape(outputs=outputs, target=target)
         has_outputs(outputs, self.outputs)
-        tau = (torch.arange(self.quantiles, dtype=outputs.dtype, device=outputs.device) + 0.5) / self.quantiles
-        error = self.transform(target.detach())[..., None, :] - outputs[..., :, None]
-        weight = torch.where(error < 0, 1 - tau[:, None], tau[:, None])
-        return (weight * pointwise.smooth_l1(error, self.kappa)).mean(-1).sum(-1)
+        error = leading(self.transform(target.detach())) - leading(outputs)[:, None]
+        tau = ((torch.arange(self.quantiles, dtype=error.dtype, device=error.device) + 0.5) / self.quantiles).reshape(-1, *[1] * outputs.ndim)
+        kappa = like(outputs, self.kappa)
+        # The c that makes c·(u − ½c) largest: the slope of H is c itself, so that c needs no gradient, which would cost as much again.
+        clipped = error.detach().clamp(-kappa, kappa)
+        weight = torch.where(error < 0, 1 - tau, tau)
+        return (weight * clipped * (error - 0.5 * clipped)).mean(1).sum(0) / kappa
 
 
 def two_hot(value: Tensor, support: Tensor) -> Tensor:

@@ -28,4 +28,12 @@ def once(tensor: Tensor) -> Tensor:
     """The same numbers, computed once and kept: the compiler would compute them anew for each of their readers."""
     # maximum makes a tensor of its own: taken of a view, as_strided reads from the wrong place when compiled.
     own = torch.maximum(tensor, tensor)
-    return own.as_strided(own.shape, own.stride())
+    if own.ndim:
+        return own.as_strided(own.shape, own.stride())
+    # Kept twice: with the numbers of many runs side by side, the compiler would vectorise over the runs, of which there may be one.
+    return torch.stack([own, own]).as_strided((), ())
+
+
+def leading(tensor: Tensor) -> Tensor:
+    """The last dimension first, [..., n] → [n, ...], kept in this order: sums over pairs of n then run side by side for the whole batch."""
+    return once(tensor.movedim(-1, 0).contiguous())
