@@ -49,7 +49,7 @@ class Adam:
     Source: Kingma and Ba, arXiv 1412.6980.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 3e-4

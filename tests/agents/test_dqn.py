@@ -139,11 +139,6 @@ def test_the_agent_in_python_is_the_one_on_the_command_line():
     assert DQN(environment.observation_space, environment.action_space) == build(compose()).agent
 
 
-def test_gymnasium_is_what_the_spaces_come_from():
-    environment = gym.make("CartPole-v1")
-    assert DQN(environment.observation_space, environment.action_space).init(torch.Generator(), 1).parameters["0.weight"].shape == (4, 64)
-
-
 @pytest.mark.parametrize("value_loss", [Huber(), GaussianNLL(), QuantileHuber(5)], ids=lambda loss: type(loss).__name__)
 @pytest.mark.parametrize("head", [heads.Linear(), heads.Linear(hidden=2), heads.Dueling(heads.Noisy())], ids=["linear", "hidden", "noisy_dueling"])
 def test_a_running_scale_moves_and_no_value_does(value_loss, head):

@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from agents import heads
-from agents.config import build
 from tests.agents.test_networks import check_agrees, check_everywhere, seeded
-from tests.conftest import small_config
 
 SHAPES = [(3, 1), (5, 7), (40, 1)]
 EVERY = [
@@ -88,13 +86,6 @@ def test_every_head_trains_the_same_alone_and_together(head):
     x = torch.randn(6, 10)
     noise = torch.randn(head.numbers(10, (3, 2))) if head.numbers(10, (3, 2)) else None
     check_everywhere(lambda generator: head.init(generator, 10, (3, 2)), lambda p, x: head(p, x, (3, 2), noise), x, compile=head == heads.Dueling(heads.Noisy()))
-
-
-@pytest.mark.parametrize("choice", ["linear", "dueling", "noisy", "noisy_dueling"])
-def test_every_choice_fits_every_loss(choice):
-    agent = build(small_config(f"head={choice}", "loss/value=c51")).agent
-    state = agent.init(seeded(), 1)
-    assert agent.action_values.outputs(state.parameters, torch.randn(5, 4)).shape == (5, 2, agent.value_loss.outputs)
 
 
 @pytest.mark.parametrize(("make", "message"), [(lambda: heads.Linear(-1), "hidden must be at least 0"), (lambda: heads.Noisy(sigma=-1.0), "sigma must be at least 0")])
