@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import re
+import traceback
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -21,6 +23,7 @@ from torch import nn
 from agents.backends import backend
 from agents.environments import Environment
 from agents.modules import Module
+from agents.replay import memory
 from agents.training import LOWEST, Run
 from rlloss import register
 
@@ -74,9 +77,24 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
     if unread := [name for name, part in config.get("loss", {}).items() if part and f"loss.{name}" not in builder.read]:
         raise ConfigError(f"loss.{unread[0]} is not read by {config['agent'].get('_target_')}; leave it out")
     try:
-        return Run(agent, environment, evaluation=builder.build("evaluation"), directory=directory, config=config, **plain)
+        run = Run(agent, environment, evaluation=builder.build("evaluation"), directory=directory, config=config, **plain)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if any(str(name).partition(".")[0] not in OURS for path, name in _code_names(config) if not path.startswith("env.")):
+        _try_out(run)
+    return run
+
+
+def _try_out(run: Run) -> None:
+    """Make one update of an agent with a person's own code on empty memory, so that what fails does so before training starts."""
+    plan = run.plan
+    empty = memory(1, run.num_envs, plan.length, run.agent.layout)[0]
+    state = run.agent.init(torch.Generator(), run.num_envs * plan.length)
+    try:
+        run.agent.update(state, empty, torch.zeros(plan.update_uniforms, dtype=torch.float64), torch.ones((), dtype=torch.float64), torch.zeros(()))
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(f"agent: its first update fails: {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})") from error
 
 
 def _spaces(environment: Environment) -> dict[str, Any]:

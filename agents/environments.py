@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from agents.frames import Stacked
-from agents.spaces import COMPOSITE, Packed
+from agents.spaces import COMPOSITE, Packed, storage
 from agents.streams import EpisodeSeeds
 from rlloss.checks import in_range
 
@@ -63,9 +63,16 @@ class Environment:
 
 
 def spaces(environment: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
-    """The spaces of one observation and of one action."""
+    """The spaces of one observation and of one action; raises ValueError if the first observation isn't of its space's shape."""
     made = environment.make()
-    made.close()
+    try:
+        observation, _ = made.reset(seed=0)
+    except Exception as error:
+        raise ValueError(f"environment {environment.id} can't be reset: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    finally:
+        made.close()
+    if np.shape(observation) != (shape := storage(made.observation_space)[0]):
+        raise ValueError(f"environment {environment.id} gives observations of shape {np.shape(observation)}, but its observation space says {shape}")
     return made.observation_space, made.action_space
 
 

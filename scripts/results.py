@@ -8,13 +8,14 @@ mean, their interquartile mean and its 95 % bootstrap interval over seeds.
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
 from agents.config import build, compose
 from agents.display import quiet
-from agents.training import train
+from agents.training import Result, train
 
 
 def main() -> None:
@@ -24,16 +25,28 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="further settings, such as loss/value=mse")
     parser.add_argument("--seeds", type=int, default=10, help="how many seeds (10)")
     options = parser.parse_args()
-    words = [f"experiment={options.experiment}", "evaluation.every=0", "evaluation.episodes=50", *options.words]
-    runs = [build(compose([*words, f"seed={seed}"])) for seed in range(options.seeds)]
+    results, minutes = trained([f"experiment={options.experiment}", *options.words], options.seeds)
+    print("scores by seed:", " ".join(f"{score:.1f}" for score in scores(results)))
+    print(row(" ".join([options.experiment, *options.words]), results, minutes))
+
+
+def trained(words: Sequence[str], seeds: int) -> tuple[list[Result], float]:
+    """What came of a config with so many seeds, trained as one population, and the minutes that it took."""
     started = time.perf_counter()
-    results = train(runs, display=quiet())
-    scores = np.array([np.mean(result.evaluation_returns) for result in results])
-    low, high = interval(scores)
-    name = " ".join([options.experiment, *options.words])
-    minutes = (time.perf_counter() - started) / 60
-    print("scores by seed:", " ".join(f"{score:.1f}" for score in scores))
-    print(f"| {name} | {results[0].steps:,} | {options.seeds} | {scores.mean():.1f} | {interquartile_mean(scores):.1f} | {low:.1f} to {high:.1f} | {minutes:.1f} |")
+    runs = [build(compose([*words, "evaluation.every=0", "evaluation.episodes=50", "checkpoint_every=0", f"seed={seed}"])) for seed in range(seeds)]
+    return train(runs, display=quiet()), (time.perf_counter() - started) / 60
+
+
+def scores(results: Sequence[Result]) -> np.ndarray:
+    """The mean return of each seed's greedy evaluation."""
+    return np.array([np.mean(result.evaluation_returns) for result in results])
+
+
+def row(name: str, results: Sequence[Result], minutes: float) -> str:
+    """A row of the table: name, steps, seeds, mean, interquartile mean, its interval, minutes."""
+    found = scores(results)
+    low, high = interval(found)
+    return f"| {name} | {results[0].steps:,} | {len(found)} | {found.mean():.1f} | {interquartile_mean(found):.1f} | {low:.1f} to {high:.1f} | {minutes:.1f} |"
 
 
 def interquartile_mean(scores: np.ndarray) -> float:

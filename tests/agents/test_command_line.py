@@ -351,3 +351,20 @@ def test_the_wheel_works_from_anywhere_and_takes_no_common_names(tmp_path):
     assert list(elsewhere.glob("runs/Acrobot-v1/dqn/*/result.json"))
     where = subprocess.run([sys.executable, "-c", "import agents; print(agents.__file__)"], cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert where.stdout.startswith(str(target))
+
+
+def test_a_loss_that_fails_does_so_before_training_starts(train, tmp_path):
+    (tmp_path / "my_losses.py").write_text("from rlloss.value_losses import ScalarHead\nfrom dataclasses import dataclass\n@dataclass(frozen=True)\nclass Boom(ScalarHead):\n    def pointwise(self, error):\n        return error.no_such()\n")
+    code, _, err = train(*SMALL, "loss.value._target_=my_losses.Boom", "~loss.value.delta", "hydra.run.dir=run")
+    assert code == 2 and err.count("\n") == 1 and "its first update fails: AttributeError" in err and "my_losses.py, line 6" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_would_learn_nothing_is_refused(train):
+    code, _, err = train(*SMALL, "agent.learning_starts=300")
+    assert code == 2 and "nothing would be learned: the first update comes at step 301, but total_steps is 300" in err
+
+
+def test_a_loss_that_is_no_number_is_said_once(train):
+    code, out, _ = train(*SMALL, "optimizer.learning_rate=1e12", "loss/value=mse", "optimizer=sgd")
+    assert code == 0 and out.count("nothing is learned any more") == 1
