@@ -83,7 +83,7 @@ def _width(target: type, arguments: str, features: tuple[int, ...]) -> int:
     _skeleton(target, arguments, features)
     module, name = make(target, arguments, features, 0), target.__name__
     if any(isinstance(parameter, torch.nn.parameter.UninitializedParameter) for parameter in module.parameters()):
-        raise ValueError(f"{name} has lazy layers, whose sizes only a first call would say; give them their sizes, which the argument shape tells")
+        raise ValueError(f"{name} has lazy layers, whose sizes only a first call would say; give them their sizes; a constructor argument named features gets the shape of an observation")
     before = {buffer: tensor.clone() for buffer, tensor in module.named_buffers()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         drawn = torch.get_rng_state()

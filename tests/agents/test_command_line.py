@@ -47,7 +47,7 @@ MISTAKES = [
     (["+totl_steps=10"], "there is no key totl_steps; did you mean total_steps?"),
     (["lss/value=huber"], "there is no key lss/value; did you mean loss/value?"),
     (["loss/value=hubr"], "pseudo_huber, quantile, quantile_huber, robust, smooth_l1, two_hot; did you mean huber?"),
-    (["env=cartpol"], "env=cartpol is not a choice; choose one of acrobot, cartpole"),
+    (["env=cartpol"], "env=cartpol is not a choice; choose one of acrobot, atari_breakout"),
     (["loss.value=huber"], "loss.value must be a part with a _target_, got 'huber' (a choice is made with a slash: loss/value=huber)"),
     (["loss/value=mse", "loss.value.delta=2"], "there is no key loss.value.delta; loss.value has matched_curvature"),
     (["agent.discount=1.5"], "agent.discount must be at least 0 and at most 1, got 1.5"),

@@ -78,7 +78,7 @@ class Told:
 def stored(told, length, replay):
     """The ring of several environments after all rows were written, one a time, and the learner's state of the replay."""
     layout = record(SHAPE, torch.uint8, following=False)
-    kept = memory(replay, 1, len(told), layout)
+    kept = memory(1, len(told), replay.capacity // len(told), layout)
     assert kept.shape[2] == length
     state = replay.init(len(told) * length)
     state = type(state)(*(leaf[None].clone() for leaf in state)) if state else state
@@ -200,7 +200,7 @@ def test_each_frame_is_recorded_once(terminates):
 def test_memory_is_a_kth_of_that_of_whole_stacks(small_run):
     one, whole = small_run("env.frame_stack=4"), small_run("+env/wrapper=frame_stack")
     assert one.agent.observation_space.shape == whole.agent.observation_space.shape == (4, 4)
-    assert one.replay_bytes == 200 * 4 * (4 + 5) and whole.replay_bytes == 200 * 4 * (2 * 16 + 5)
+    assert one.memory_bytes == 200 * 4 * (4 + 5) and whole.replay_bytes == 200 * 4 * (2 * 16 + 5)
 
 
 @pytest.mark.parametrize("words", [[], ["agent/replay=prioritized", "loss/target=sarsa", "agent.steps=2"], ["loss/target=retrace", "agent.steps=4", "num_envs=2"]], ids=["q", "sarsa", "retrace"])
@@ -223,7 +223,7 @@ def test_a_cut_is_never_taken_for_an_end(small_run, terminates, words):
     options += ["total_steps=600", "optimizer.learning_rate=0.02", "optimizer.schedule.end=0", "loss/value=mse", "agent.exploration.epsilon.end=1.0", *words]
     run = small_run(*options)
     learner = train([run], compile=False)[0].learner
-    found = run.agent.outputs(learner.parameters, torch.ones(1, 2, 1))[0, :, 0]
+    found = run.agent.action_values.outputs(learner.parameters, torch.ones(1, 2, 1))[0, :, 0]
     torch.testing.assert_close(found, torch.full((2,), value), rtol=0.03, atol=0)
 
 

@@ -8,7 +8,7 @@ from agents.schedules import Linear
 
 PAIRS = [
     (Adam(3e-3, eps=1e-4, weight_decay=0.1), lambda p: torch.optim.Adam(p, 3e-3, eps=1e-4, weight_decay=0.1)),
-    (Adam(), lambda p: torch.optim.Adam(p, 1e-3, eps=3e-4)),
+    (Adam(), lambda p: torch.optim.Adam(p, 5e-4, eps=3e-4)),
     (RMSProp(1e-2, alpha=0.9, eps=1e-3, weight_decay=0.01), lambda p: torch.optim.RMSprop(p, 1e-2, alpha=0.9, eps=1e-3, weight_decay=0.01)),
     (SGD(0.1, momentum=0.9, weight_decay=0.01), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01)),
     (SGD(), lambda p: torch.optim.SGD(p, 1e-2)),

@@ -56,7 +56,7 @@ def learned(environment, transitions, steps, **parts):
         environment.observation_space, environment.action_space, DISCOUNT, batch_size=len(rows), network=MLP(()), target_network=Polyak(1.0),
         max_gradient_norm=float("inf"), replay=UniformReplay(len(rows)), **parts,
     )  # fmt: skip
-    kept = memory(agent.replay, 1, 1, agent.layout)
+    kept = memory(1, 1, agent.plan(1).length, agent.layout)
     for time, (state, action, _, following, reward, terminated) in enumerate(rows):
         record = np.array([[(state, action, reward, terminated, 0, 1, following)]], agent.layout)
         agent.replay.write(kept.numpy(), time, record.view(np.int32).reshape(1, 1, -1), ())
@@ -64,7 +64,7 @@ def learned(environment, transitions, steps, **parts):
     state = agent.init(torch.Generator().manual_seed(0), len(rows))
     for step in range(steps):
         state, _ = agent.update(state, kept[0], each_once, added, torch.tensor(step / steps))
-    return agent.value_loss.value(agent.outputs(state.parameters, torch.arange(len(transitions)))).numpy()
+    return agent.value_loss.value(agent.action_values.outputs(state.parameters, torch.arange(len(transitions)))).numpy()
 
 
 def assert_solved(q, right, tolerance=ROUNDINGS):
@@ -108,7 +108,7 @@ def test_returns_of_random_behaviour_lead_to_optimal_values(target):
     words += ["agent.exploration.epsilon.end=1", "agent.max_gradient_norm=inf", f"agent.discount={DISCOUNT}", "agent.batch_size=64", "agent.target_network.every=1"]
     run = build(small_config(*words, "agent.replay.capacity=1000", "total_steps=400", "num_envs=2"))
     (result,) = train([run], compile=False)
-    q = run.agent.value_loss.value(run.agent.outputs(result.learner.parameters, torch.arange(6))).numpy()
+    q = run.agent.value_loss.value(run.agent.action_values.outputs(result.learner.parameters, torch.arange(6))).numpy()
     assert_solved(q, value_iteration(made("chain")[1], greedy))
 
 
