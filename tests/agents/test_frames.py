@@ -200,7 +200,7 @@ def test_each_frame_is_recorded_once(terminates):
 def test_memory_is_a_kth_of_that_of_whole_stacks(small_run):
     one, whole = small_run("env.frame_stack=4"), small_run("+env/wrapper=frame_stack")
     assert one.agent.observation_space.shape == whole.agent.observation_space.shape == (4, 4)
-    assert one.memory_bytes == 200 * 4 * (4 + 5) and whole.replay_bytes == 200 * 4 * (2 * 16 + 5)
+    assert one.memory_bytes == 200 * 4 * (4 + 5) and whole.memory_bytes == 200 * 4 * (2 * 16 + 5)
 
 
 @pytest.mark.parametrize("words", [[], ["agent/replay=prioritized", "loss/target=sarsa", "agent.steps=2"], ["loss/target=retrace", "agent.steps=4", "num_envs=2"]], ids=["q", "sarsa", "retrace"])
