@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agents import command_help, command_line
+from agents.backends import BACKENDS
 from agents.config import compose
 from tests.conftest import SMALL
 from tests.events import scalars
@@ -213,7 +214,7 @@ def test_ctrl_c_in_the_last_evaluation_of_a_complete_run(train, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         return [[1.0, 1.0]]
 
-    monkeypatch.setattr("agents.training.evaluate", interrupted)
+    monkeypatch.setitem(BACKENDS, "gymnasium", BACKENDS["gymnasium"]._replace(evaluate=interrupted))
     code, out, err = train(*SMALL, "total_steps=60", "hydra.run.dir=run")
     assert (code, err) == (130, "") and "the run is complete" in out and "continue with" not in out
 
