@@ -52,9 +52,7 @@ class Run:
     def __post_init__(self) -> None:
         for name, low in LOWEST.items():
             in_range(name, getattr(self, name), low, **({"high": HIGHEST[name]} if name in HIGHEST else {}))
-        plan = self.plan  # It refuses what can't be.
-        if plan.learning_starts + plan.update_every > self.total_steps:
-            raise ValueError(f"nothing would be learned: the first update comes at step {plan.learning_starts + plan.update_every}, but total_steps is {self.total_steps}")
+        self.plan  # noqa: B018  # It refuses what can't be.
 
     @property
     def plan(self) -> Plan:
@@ -103,6 +101,8 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
         wanted = all(run.config.get("compile", True) for run in runs) if compile is None else compile
         display = display or Display(Console())
         display.say(f"replay memory: {in_bytes(runs[0].memory_bytes)}{' a run' if len(runs) > 1 else ''}")
+        if (first := runs[0].plan.learning_starts + runs[0].plan.update_every) > runs[0].total_steps:
+            display.say(f"nothing will be learned: the first update would come at step {first:,}, but total_steps is {runs[0].total_steps:,}")
         training = Training(runs, wanted, display)
         stack.callback(training.close)
         for run in runs:

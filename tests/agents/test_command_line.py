@@ -361,9 +361,9 @@ def test_a_loss_that_fails_does_so_before_training_starts(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_would_learn_nothing_is_refused(train):
-    code, _, err = train(*SMALL, "agent.learning_starts=300")
-    assert code == 2 and "nothing would be learned: the first update comes at step 301, but total_steps is 300" in err
+def test_a_run_that_will_learn_nothing_is_told_so(train):
+    code, out, _ = train(*SMALL, "agent.learning_starts=300")
+    assert code == 0 and "nothing will be learned: the first update would come at step 301, but total_steps is 300" in out
 
 
 def test_a_loss_that_is_no_number_is_said_once(train):

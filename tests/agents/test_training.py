@@ -86,7 +86,7 @@ def test_a_run_among_eight_is_bitwise_the_run_alone(small_run, threads, tmp_path
 
 def test_runs_that_can_not_be_one_population_are_refused(small_run, tmp_path):
     with pytest.raises(ValueError, match="same total_steps"):
-        train([small_run(), small_run("total_steps=100")])
+        train([small_run(), small_run("total_steps=10")])
     with pytest.raises(ValueError, match="differ in structure"):
         train([small_run(), small_run("network.hidden=[8]")])
     with pytest.raises(ValueError, match="share a directory"):
