@@ -276,28 +276,29 @@ class Training:
         for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
             if log:
                 log.flush(to_disk=True)
-                run_directory.save_checkpoint(run.directory, self.step, self._tensors(index), self._rest(index))
+                tensors, rest = self.episodes.saved(index)
+                run_directory.save_checkpoint(run.directory, self.step, self._tensors(index, tensors), self._rest(index, rest))
         for run in self.runs:
             if run.directory:
                 run_directory.drop_checkpoints(run.directory, keep=self.step)
 
-    def _tensors(self, index: int) -> dict[str, torch.Tensor]:
+    def _tensors(self, index: int, of_episodes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         filled = min(self.step // self.settings.num_envs, self.population.memory.shape[2])
         tensors = self.population.learner_tensors(index)
         tensors["memory"] = self.population.memory[index, :, :filled]
         # Copies: outputs of a program may be one tensor, which the file format refuses.
         tensors |= {f"metrics/{name}": leaf[index].clone() for name, leaf in self.population.metrics.items()}
-        tensors |= {f"episodes/{name}": tensor for name, tensor in self.episodes.saved(index)[0].items()}
+        tensors |= {f"episodes/{name}": tensor for name, tensor in of_episodes.items()}
         return tensors | {"observation": torch.from_numpy(self.episodes.observation[index])}
 
-    def _rest(self, index: int) -> dict[str, Any]:
+    def _rest(self, index: int, of_episodes: Any) -> dict[str, Any]:
         return {
             "identity": checkpoint.identity(self.runs[index]),
             "step": self.step,
             "updates": self.updates,
             "wall_seconds": self.wall_seconds,
             "event_bytes": self.logs[index].size,
-            "episodes": self.episodes.saved(index)[1],
+            "episodes": of_episodes,
         }
 
     def restore(self) -> None:
