@@ -1,5 +1,6 @@
 """Who steps the environments: `env.backend`, one word for the same interface."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import gymnasium
 
 from agents import environments, evaluation, pools
 from agents.environments import Environment
+from agents.pool_kinds import Atari, EnvPool
 
 
 class Backend(NamedTuple):
@@ -17,9 +19,14 @@ class Backend(NamedTuple):
     evaluate: Callable[..., list[list[float]]]
 
 
+def _pooled(kind: type[pools.Pool]) -> Backend:
+    return Backend(*(functools.partial(function, kind) for function in (pools.spaces, pools.PoolEpisodes, pools.evaluate)))
+
+
 BACKENDS = {
     "gymnasium": Backend(environments.spaces, environments.Episodes, evaluation.evaluate),
-    "envpool": Backend(pools.spaces, pools.PoolEpisodes, pools.evaluate),
+    "envpool": _pooled(EnvPool),
+    "ale": _pooled(Atari),
 }
 
 

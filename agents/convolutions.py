@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from agents.networks import Parameters, linear, named, uniform
+from agents.networks import Parameters, linear, named, normalized, uniform, unit_norm
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
 
@@ -18,6 +18,8 @@ class CNN:
 
         φ = relu(W · relu(K₂ ∗ relu(K₁ ∗ x + b₁) + b₂) + b),  for two filter banks K
 
+    With `layer_norm` each layer is normalised before its ReLU, those of convolutions over the channels of each pixel.
+
     Source: LeCun et al., Gradient-based learning applied to document recognition (1998).
     """
 
@@ -26,6 +28,7 @@ class CNN:
     strides: tuple[int, ...]
     dense: int
     channels: str
+    layer_norm: bool = False
 
     def __post_init__(self) -> None:
         check_layout(self.channels, self.dense, self.filters)
@@ -51,18 +54,23 @@ class CNN:
         return shapes
 
     def init(self, generator: torch.Generator, features: tuple[int, ...]) -> Parameters:
-        """`0.weight` [filters, channels, kernel, kernel], `0.bias` [filters] and so on; `dense.weight`, `dense.bias`."""
+        """`0.weight` [filters, channels, kernel, kernel], `0.bias` [filters] and so on; `dense.weight`, `dense.bias`; norms as in `unit_norm`."""
         shapes, parameters = self._shapes(features), {}
         for layer, (kernel, (_, _, channels), filters) in enumerate(zip(self.kernels, shapes, self.filters, strict=False)):
-            parameters |= named(f"{layer}.", uniform_filters(generator, channels, filters, kernel))
-        return parameters | named("dense.", uniform(generator, math.prod(shapes[-1]), self.dense))
+            parameters |= named(f"{layer}.", uniform_filters(generator, channels, filters, kernel) | self._norm(filters))
+        return parameters | named("dense.", uniform(generator, math.prod(shapes[-1]), self.dense) | self._norm(self.dense))
+
+    def _norm(self, width: int) -> Parameters:
+        return unit_norm(width) if self.layer_norm else {}
 
     def __call__(self, parameters: Parameters, observation: Tensor) -> Tensor:
         """Features [batch, dense] of images [batch, *features]."""
         x = images(observation, self.channels)
         for layer, stride in enumerate(self.strides):
-            x = convolution(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"], stride).relu()
-        return linear(x.flatten(1), parameters["dense.weight"], parameters["dense.bias"]).relu()
+            x = convolution(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"], stride)
+            x = (normalized(x, parameters, f"{layer}.") if self.layer_norm else x).relu()
+        x = linear(x.flatten(1), parameters["dense.weight"], parameters["dense.bias"])
+        return (normalized(x, parameters, "dense.") if self.layer_norm else x).relu()
 
 
 @frozen

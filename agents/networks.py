@@ -34,9 +34,9 @@ class Network(Protocol):
 class MLP:
     """A multilayer perceptron, initialised like torch.nn.Linear: weights and biases U(±1/√inputs).
 
-        φ ← activation(norm(W φ + b)),  norm(x) = (x − mean x) / √(var x + 10⁻⁵) · scale + shift with `layer_norm`
+        φ ← activation(norm(W φ + b)),  with `layer_norm` as in `normalized`, else norm(x) = x
 
-    Source: for the norm, Ba et al., arXiv 1607.06450; in Q-learning Gallici et al., arXiv 2407.04811.
+    Source: Rumelhart, Hinton and Williams (1986); with the norm in Q-learning Gallici et al., arXiv 2407.04811.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -57,8 +57,7 @@ class MLP:
         """`0.weight`, `0.bias` [width] and so on, for a weight's shape see `linear`; `0.norm.weight` of 1 and `0.norm.bias` of 0 [width]."""
         parameters = {}
         for layer, (inputs, width) in enumerate(itertools.pairwise((math.prod(features), *self.hidden))):
-            norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)} if self.layer_norm else {}
-            parameters |= named(f"{layer}.", uniform(generator, inputs, width) | norm)
+            parameters |= named(f"{layer}.", uniform(generator, inputs, width) | (unit_norm(width) if self.layer_norm else {}))
         return parameters
 
     def __call__(self, parameters: Parameters, observation: Tensor) -> Tensor:
@@ -66,9 +65,7 @@ class MLP:
         x = observation.reshape(observation.shape[0], -1)
         for layer in range(len(self.hidden)):
             x = linear(x, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
-            if self.layer_norm:
-                x = torch.nn.functional.layer_norm(x, x.shape[1:], parameters[f"{layer}.norm.weight"], parameters[f"{layer}.norm.bias"])
-            x = ACTIVATIONS[self.activation](x)
+            x = ACTIVATIONS[self.activation](normalized(x, parameters, f"{layer}.") if self.layer_norm else x)
         return x
 
 
@@ -87,6 +84,21 @@ def uniform(generator: torch.Generator, inputs: int, outputs: int) -> Parameters
     bound = inputs**-0.5
     weight = torch.empty(sorted((outputs, inputs))).uniform_(-bound, bound, generator=generator)
     return {"weight": weight, "bias": torch.empty(outputs).uniform_(-bound, bound, generator=generator)}
+
+
+def unit_norm(width: int) -> Parameters:
+    """`norm.weight` of 1 and `norm.bias` of 0 [width] for `normalized`."""
+    return {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+
+
+def normalized(x: Tensor, parameters: Parameters, prefix: str) -> Tensor:
+    """Layer normalisation of [..., width] by the parameters `norm` with a prefix.
+
+        y = (x − mean x) / √(var x + 10⁻⁵) · scale + shift
+
+    Source: Ba et al., arXiv 1607.06450.
+    """
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], parameters[f"{prefix}norm.weight"], parameters[f"{prefix}norm.bias"])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

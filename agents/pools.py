@@ -1,12 +1,11 @@
-"""EnvPool's environments: all of a run are stepped by one call. The same results as `agents.environments` gives.
+"""Environments that a library steps itself, many by one call. The same results as `agents.environments` gives.
 
 A pool takes a seed for each environment once, not for each episode. So where an episode of Gymnasium's is
 (seed, actions), a pool is its seeds and all actions since the run began, and a continued run repeats them.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -14,60 +13,88 @@ import torch
 
 from agents.environments import Ended, Environment, check_repeated
 from agents.evaluation import Evaluation
+from agents.frames import Frames
 from agents.streams import EpisodeSeeds
 
 
-class Pool:
-    """EnvPool's environments of one run; an episode that ended stays ended until `restart`."""
+class Pool(Protocol):
+    """Environments of one kind, each with a seed; an episode that ended stays ended until `reset`."""
+
+    # Whether some environments can be stepped while others stand still, so that runs can share a pool.
+    partial: bool
+    spaces: tuple[gymnasium.Space, gymnasium.Space]
 
     def __init__(self, environment: Environment, seeds: Sequence[int]) -> None:
         """Make as many environments as there are seeds; raises ValueError in one line where that fails."""
-        if environment.frame_stack > 1:
-            raise ValueError("env.frame_stack is for env.backend=gymnasium; EnvPool's own is +env.arguments.stack_num")
-        if environment.wrappers:
-            raise ValueError("env.wrappers can't be put around EnvPool's environments; leave them out, or use env.backend=gymnasium")
-        try:
-            import envpool
-        except ImportError as error:
-            raise ValueError("env.backend=envpool needs the extra envpool: pip install 'rlloss[envpool]'") from error
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Its spaces are rounded to float32, which nobody asked about.
-                self.made: Any = envpool.make(environment.id, env_type="gymnasium", num_envs=len(seeds), seed=list(seeds), **environment.arguments)
-                self.spaces = self.made.observation_space, self.made.action_space
-        except Exception as error:  # Constructors raise anything; a person wants one line of it.
-            raise ValueError(f"EnvPool can't make {environment.id}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
-    def reset(self) -> np.ndarray:
-        """The first observations [environments, …]."""
-        return self.made.reset()[0]
-
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Observations (the true last ones where an episode ended), rewards, terminated and truncated, [environments, …] each."""
-        return self.made.step(actions)[:4]
-
-    def restart(self, places: np.ndarray) -> np.ndarray:
+    def reset(self, places: np.ndarray) -> np.ndarray:
         """The first observations [places, …] of new episodes at some places."""
-        return self.made.reset(places.astype(np.int32))[0]
+
+    def step(self, actions: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Observations (the true last ones where an episode ended), rewards, terminated and truncated, [places, …] each, for actions int32 [places]."""
 
     def close(self) -> None:
         """Free the environments."""
-        self.made.close()
 
 
-def spaces(environment: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
-    """The spaces of one observation and of one action."""
-    pool = Pool(environment, [0])
+def spaces(kind: type[Pool], environment: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
+    """The spaces of one observation, which may be stacked frames, and of one action."""
+    if environment.wrappers:
+        raise ValueError(f"env.wrappers can't be put around environments of env.backend={environment.backend}; leave them out, or use env.backend=gymnasium")
+    pool = kind(environment, [0])
     pool.close()
-    return pool.spaces
+    observation, action = pool.spaces
+    return observation if environment.frame_stack == 1 else Frames(observation, environment.frame_stack), action
+
+
+class Pools:
+    """The environments of all runs, and what they show: `observation` [runs × environments, …], frames stacked if wanted."""
+
+    def __init__(self, kind: type[Pool], environments: Sequence[Environment], seeds: Sequence[Sequence[int]], observation: np.ndarray) -> None:
+        """Environments of each run, with seeds [runs, environments], that write into `observation` [runs, environments, …]."""
+        width = len(seeds[0])
+        self.observation, self.stacked = observation.reshape(-1, *observation.shape[2:]), environments[0].frame_stack > 1
+        # Runs may differ in floats, which may be arguments of their environments.
+        different = [environment for index, environment in enumerate(environments) if environment not in environments[:index]] if kind.partial else environments
+        groups = [[run for run, other in enumerate(environments) if other == one] for one in different] if kind.partial else [[run] for run in range(len(seeds))]
+        self.pools = [kind(one, [seed for run in runs for seed in seeds[run]]) for one, runs in zip(different, groups, strict=True)]
+        self.places = [np.concatenate([np.arange(run * width, (run + 1) * width) for run in runs]) for runs in groups]
+
+    def restart(self, chosen: np.ndarray) -> None:
+        """Start new episodes in the chosen environments, bool [runs × environments]."""
+        for pool, inside, places in self._of(chosen):
+            first = pool.reset(inside)
+            self.observation[places] = first[:, None] if self.stacked else first
+
+    def step(self, actions: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Step the chosen environments, bool [runs × environments]: rewards, terminated and truncated, 0 for the others."""
+        reward, terminated, truncated = np.zeros(len(chosen), np.float32), np.zeros(len(chosen), bool), np.zeros(len(chosen), bool)
+        for pool, inside, places in self._of(chosen):
+            frame, reward[places], terminated[places], truncated[places] = pool.step(actions[places].astype(np.int32), inside)
+            if self.stacked:
+                self.observation[places] = np.concatenate([self.observation[places, 1:], frame[:, None]], 1)
+            else:
+                self.observation[places] = frame
+        return reward, terminated, truncated
+
+    def _of(self, chosen: np.ndarray) -> Iterator[tuple[Pool, np.ndarray, np.ndarray]]:
+        """Each pool with chosen environments: their places in the pool, and among all."""
+        for pool, places in zip(self.pools, self.places, strict=True):
+            if len(inside := np.flatnonzero(chosen[places])):
+                yield pool, inside, places[inside]
+
+    def close(self) -> None:
+        """Free all environments."""
+        for pool in self.pools:
+            pool.close()
 
 
 class PoolEpisodes:
-    """What `agents.environments.Episodes` is, for pools: one a run."""
+    """What `agents.environments.Episodes` is, for pools."""
 
-    def __init__(self, environments: Sequence[Environment], seeds: Sequence[int], observation: np.ndarray, layout: np.dtype) -> None:
+    def __init__(self, kind: type[Pool], environments: Sequence[Environment], seeds: Sequence[int], observation: np.ndarray, layout: np.dtype) -> None:
         shape = observation.shape[:2]
-        self.pools = [Pool(environment, [EpisodeSeeds(seed, "episodes", number)[0] for number in range(shape[1])]) for environment, seed in zip(environments, seeds, strict=True)]
+        self.pools = Pools(kind, environments, [[EpisodeSeeds(seed, "episodes", number)[0] for number in range(shape[1])] for seed in seeds], observation)
         self.observation, self.records = observation, np.zeros(shape, layout)
         self.words = self.records.view(np.int32).reshape(*shape, -1)
         self.returns, self.lengths, self.over = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
@@ -75,34 +102,30 @@ class PoolEpisodes:
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
-        for run, pool in enumerate(self.pools):
-            self.observation[run] = pool.reset()
+        self.pools.restart(np.ones(self.records.size, bool))
 
     def step(self, actions: np.ndarray, probabilities: np.ndarray) -> list[Ended]:
         """Take actions [runs, environments], counted from 0, chosen with these probabilities; returns the episodes that ended."""
-        records = self.records
-        records["action"] = actions.reshape(records.shape)
-        records["probability"] = probabilities.reshape(records.shape)
-        records["observation"] = self.observation
+        records, shape = self.records, self.records.shape
+        records["action"], records["probability"] = actions.reshape(shape), probabilities.reshape(shape)
+        # Of stacked frames records hold the newest alone.
+        records["observation"] = self.observation[:, :, -1] if self.pools.stacked else self.observation
         self.actions.append(records["action"].copy())
-        for run, pool in enumerate(self.pools):
-            records["next_observation"][run], records["reward"][run], terminated, truncated = pool.step(self.actions[-1][run])
-            records["terminated"][run], records["truncated"][run], self.over[run] = terminated, truncated, terminated | truncated
+        taken = self.pools.step(self.actions[-1].reshape(-1), np.ones(records.size, bool))
+        for name, field in zip(("reward", "terminated", "truncated"), taken, strict=True):
+            records[name] = field.reshape(shape)
+        if not self.pools.stacked:
+            records["next_observation"] = self.observation
+        self.over = (records["terminated"] != 0) | (records["truncated"] != 0)
         self.returns += records["reward"]
         self.lengths += 1
         return [Ended(run, place, self.returns[run, place].item(), self.lengths[run, place].item()) for run, place in np.argwhere(self.over).tolist()]
 
     def advance(self) -> None:
-        """Move on to the successors, and to the first observation of a new episode where one ended."""
-        self.observation[...] = self.records["next_observation"]
-        if not self.over.any():
-            return
-        for run, pool in enumerate(self.pools):
-            places = np.flatnonzero(self.over[run])
-            if len(places):
-                self.observation[run, places] = pool.restart(places)
-        self.returns[self.over], self.lengths[self.over] = 0.0, 0
-        self.over[...] = False
+        """Move on to the first observation of a new episode where one ended."""
+        if self.over.any():
+            self.pools.restart(self.over.reshape(-1))
+            self.returns[self.over], self.lengths[self.over] = 0.0, 0
 
     def saved(self, run: int) -> tuple[dict[str, torch.Tensor], Any]:
         """What brings one run's environments back: tensors, and the rest as JSON has it."""
@@ -111,46 +134,52 @@ class PoolEpisodes:
 
     def resume(self, run: int, tensors: dict[str, torch.Tensor], rest: Any, observation: np.ndarray) -> None:
         """Bring one run's environments back to where they were by repeating all of its actions; raises UnrepeatableError if they don't repeat themselves."""
-        pool, actions = self.pools[run], tensors["actions"].numpy()
-        current, returns = pool.reset(), np.zeros(actions.shape[1])
-        for action in actions:
-            current, reward, terminated, truncated = pool.step(action)
-            returns += reward.astype(np.float32)
-            if len(places := np.flatnonzero(terminated | truncated)):
-                current[places], returns[places] = pool.restart(places), 0.0
-        check_repeated(returns.tolist() == rest["returns"] and np.array_equal(current, observation))
+        actions = tensors["actions"].numpy()
         if len(self.actions) != len(actions):
             self.actions = [np.zeros(self.records.shape, np.int32) for _ in actions]
+        mine = np.zeros(self.records.shape, bool)
+        mine[run] = True
+        mine, returns = mine.reshape(-1), np.zeros(self.records.size)
+        self.pools.restart(mine)
         for kept, action in zip(self.actions, actions, strict=True):
             kept[run] = action
-        self.observation[run], self.returns[run], self.lengths[run] = current, returns, rest["lengths"]
+            reward, terminated, truncated = self.pools.step(kept.reshape(-1), mine)
+            returns += reward
+            if (over := terminated | truncated).any():
+                returns[over] = 0.0
+                self.pools.restart(over)
+        check_repeated(returns[mine].tolist() == rest["returns"] and np.array_equal(self.observation[run], observation))
+        self.returns[run], self.lengths[run] = returns[mine], rest["lengths"]
 
     def close(self) -> None:
         """Free all environments."""
-        for pool in self.pools:
-            pool.close()
+        self.pools.close()
 
 
-def evaluate(act: Callable[[], np.ndarray], environments: Sequence[Environment], observation: np.ndarray, seeds: Sequence[int], step: int, evaluation: Evaluation) -> list[list[float]]:
+def evaluate(
+    kind: type[Pool],
+    act: Callable[[], np.ndarray],
+    environments: Sequence[Environment],
+    observation: np.ndarray,
+    seeds: Sequence[int],
+    step: int,
+    evaluation: Evaluation,
+) -> list[list[float]]:
     """The returns of greedy episodes of every run; see `agents.evaluation.evaluate`. Every episode has a new environment with a seed of its own."""
     runs, width = observation.shape[:2]
-    returns = [[] for _ in range(runs)]
+    everywhere, returns = np.ones(runs * width, bool), [[] for _ in range(runs)]
+    streams = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
     for first in range(0, evaluation.episodes, width):
-        streams = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
-        pools = [Pool(environment, [stream[first + place] for place in range(width)]) for environment, stream in zip(environments, streams, strict=True)]
-        for run, pool in enumerate(pools):
-            observation[run] = pool.reset()
-        gained, running = np.zeros((runs, width)), np.ones((runs, width), bool)
-        running[:, evaluation.episodes - first :] = False
+        pools = Pools(kind, environments, [[stream[first + place] for place in range(width)] for stream in streams], observation)
+        pools.restart(everywhere)
+        gained, running = np.zeros(runs * width), np.tile(np.arange(first, first + width) < evaluation.episodes, runs)
         for _ in range(evaluation.max_steps):
-            actions = act().reshape(runs, width).astype(np.int32)
-            for run, pool in enumerate(pools):
-                observation[run], reward, terminated, truncated = pool.step(actions[run])
-                gained[run] += reward * running[run]
-                running[run] &= ~(terminated | truncated)
+            reward, terminated, truncated = pools.step(act().reshape(-1), everywhere)
+            gained += reward * running
+            running &= ~(terminated | truncated)
             if not running.any():
                 break
-        for run, pool in enumerate(pools):
-            returns[run] += gained[run, : evaluation.episodes - first].tolist()
-            pool.close()
+        pools.close()
+        for run, each in enumerate(gained.reshape(runs, width)):
+            returns[run] += each[: evaluation.episodes - first].tolist()
     return returns

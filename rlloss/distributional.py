@@ -19,7 +19,7 @@ from rlloss.checks import floating, floats_of_one_shape, has_outputs, in_range, 
 from rlloss.classification import cross_entropy_with_logits
 from rlloss.frozen import frozen
 from rlloss.numbers import leading, like, once, times, wide
-from rlloss.transforms import Identity, RunningTransform, Transform
+from rlloss.transforms import Identity, RunningTransform, Transform, settled
 from rlloss.value_losses import ScalarTarget
 
 
@@ -29,7 +29,8 @@ class Categorical:
 
         V = Σᵢ pᵢ zᵢ,  p = softmax(x),  zᵢ = h⁻¹(h(v_min) + i·(h(v_max) − h(v_min))/(bins − 1))
 
-    An affine h changes nothing: the support is spaced evenly with it and without. A running scale is refused.
+    An affine h changes nothing: the support is spaced evenly with it and without. With a running scale v_min and
+    v_max are in its units: the support moves with the returns, and need not be known before.
 
     For: losses of the cross-entropy kind.
     Source: Bellemare, Dabney and Munos, arXiv 1707.06887.
@@ -38,19 +39,20 @@ class Categorical:
     bins: int = 101
     vmin: float = -100.0
     vmax: float = 100.0
-    transform: Transform = dataclasses.field(default=Identity(), kw_only=True)
+    transform: Transform | RunningTransform = dataclasses.field(default=Identity(), kw_only=True)
+
+    in_units_of_scale = ("vmin", "vmax")
 
     def __post_init__(self) -> None:
         in_range("bins", self.bins, 2, whole=True)
         in_range("vmin", self.vmin, -math.inf, above=True)
         in_range("vmax", self.vmax, -math.inf, above=True)
-        if isinstance(self.transform, RunningTransform):
-            raise ValueError("transform would change nothing: a running scale leaves the support of a categorical head as it is; leave it at Identity")
         if isinstance(self.vmin, Tensor) or isinstance(self.vmax, Tensor):
             return
         if self.vmin >= self.vmax:
             raise ValueError(f"vmin must be less than vmax, got vmin {self.vmin:g} and vmax {self.vmax:g}")
-        slope = 1 / self.support(torch.zeros(())).diff()
+        begun = self.transform.init() if isinstance(self.transform, RunningTransform) else ()
+        slope = 1 / settled(self, begun).support(torch.zeros(())).diff()
         if not ((slope > 0) & slope.isfinite()).all():
             raise ValueError(f"{self.bins} bins from vmin {self.vmin:g} to vmax {self.vmax:g} are not all different in float32")
 
@@ -68,6 +70,10 @@ class Categorical:
     def ends(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
         """h(v_min) and h(v_max), 0-dim, with the dtype and device of a tensor."""
         return self.transform(like(tensor, self.vmin)), self.transform(like(tensor, self.vmax))
+
+    def moved(self, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale [bins] and shift [bins] of the logits: 1 and 0, so that probabilities are kept and the bins move under them."""
+        return torch.ones_like(scale).expand(self.bins), torch.zeros_like(shift).expand(self.bins)
 
     def value(self, outputs: Tensor) -> Tensor:
         """The expected value [...] of logits [..., bins]."""

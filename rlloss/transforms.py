@@ -118,7 +118,7 @@ class Affine:
 
         h(v) = (v − shift)/scale
 
-    For scalar and quantile heads: it leaves an evenly spaced support, and with it a categorical head, as it is.
+    For scalar and quantile heads: a categorical head's support is given in units of the return, and evenly spaced with it and without.
 
     For: returns whose size is known, and the transform of a running scale.
     Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
@@ -155,8 +155,8 @@ class PopArt:
         μ ← μ + a(E[G] − μ),  σ² ← (1−a)(σ² + a(E[G] − μ)²) + a·Var[G],  a = β/(1 − (1−β)ᵗ);  h(v) = (v − μ)/σ
 
     It is no transform itself, since its state changes: `transform(moments)` is that of a moment, `settled` a value
-    loss with it. Categorical heads refuse it: an affine h leaves their support, which must hold the returns from
-    the start, as it is.
+    loss with it. The support of a categorical head is then in units of the scale, and moves with it: ±5 holds what
+    lies within five deviations of the mean. Its probabilities are kept, since no move of logits keeps every value.
 
     For: returns whose size isn't known, or grows during training.
     Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
@@ -216,14 +216,18 @@ def settled(value_loss: Loss, state: Any) -> Loss:
 
         ℓ with h = `transform.transform(state)`, of outputs and targets of the same shapes [...]
 
+    Fields that the value loss names in `in_units_of_scale` are taken to units of the return, x ← h⁻¹(x).
+
     For: acting, targets and losses between two updates of the state.
     Source: van Hasselt et al., Learning values across many orders of magnitude, arXiv 1602.07714.
     """
     running = getattr(value_loss, "transform", None)
     if not isinstance(running, RunningTransform):
         return value_loss
-    still = copy.copy(value_loss)
-    object.__setattr__(still, "transform", running.transform(state))  # Not replace(): it would check numbers, which may be traced.
+    still, transform = copy.copy(value_loss), running.transform(state)
+    fields = {"transform": transform} | {name: transform.inverse(getattr(value_loss, name)) for name in getattr(value_loss, "in_units_of_scale", ())}
+    for name, field in fields.items():
+        object.__setattr__(still, name, field)  # Not replace(): it would check numbers, which may be traced.
     return still
 
 

@@ -1,6 +1,7 @@
 """Speed side by side with stable-baselines3, on one pinned core with one thread each, alternately in one call.
 
-    python scripts/benchmark.py            W1: one run against stable-baselines3, then 64 runs in one population
+    python scripts/benchmark.py            W1: one run against stable-baselines3, then 64 runs in one population,
+                                           and 64 again on EnvPool's CartPole-v1 where EnvPool is installed
     python scripts/benchmark.py --rounds 1 --runs 16    shorter
 
 W1: DQN on Gymnasium's CartPole-v1, one environment, MLP 64-64 ReLU, batch 64, memory of 10,000, one
@@ -8,6 +9,7 @@ gradient step per environment step after 1,000, target copied every 500, Huber, 
 """
 
 import argparse
+import importlib.util
 import os
 import statistics
 import subprocess
@@ -33,28 +35,30 @@ def main() -> None:
     theirs(1500)  # Warms it up.
     rounds(options.rounds, 1, STEPS)
     rounds(options.rounds, options.runs, STEPS // 2)
+    if importlib.util.find_spec("envpool"):
+        rounds(options.rounds, options.runs, STEPS // 2, "env.backend=envpool")
     print(f"start to first step, warm cache: {statistics.median(start() for _ in range(options.rounds)):.1f} s")
 
 
-def rounds(number: int, runs: int, steps: int) -> None:
-    """Take turns with stable-baselines3, which trains one run at a time, and say who was how fast."""
-    ours(runs, 1100)  # Compiles.
+def rounds(number: int, runs: int, steps: int, *words: str) -> None:
+    """Take turns with stable-baselines3, which trains one run at a time, and say who was how fast; ours with these words added."""
+    ours(runs, 1100, *words)  # Compiles.
     ratios, speeds = [], []
     for turn in range(number):
-        other, result = theirs(steps), ours(runs, steps)
+        other, result = theirs(steps), ours(runs, steps, *words)
         speeds.append(runs * result.steps / result.wall_seconds)
         ratios.append(speeds[-1] / other)
         print(f"round {turn + 1}: {runs} of rlloss {speeds[-1]:,.0f} steps/s, stable-baselines3 {other:,.0f} steps/s, ratio {ratios[-1]:.1f}; {shares(result)}")
-    print(f"runs: {runs}; {statistics.median(speeds):,.0f} steps/s, {statistics.median(ratios):.1f} times stable-baselines3 (median of {number})")
+    print(f"runs: {' '.join([str(runs), *words])}; {statistics.median(speeds):,.0f} steps/s, {statistics.median(ratios):.1f} times stable-baselines3 (median of {number})")
 
 
-def ours(runs: int, steps: int):
-    """Train W1 with so many seeds in one population; the first one's result."""
+def ours(runs: int, steps: int, *words: str):
+    """Train W1 with so many seeds in one population, with these words added; the first one's result."""
     from agents.config import build, compose
     from agents.display import quiet
     from agents.training import train
 
-    config = ["evaluation.every=0", "evaluation.episodes=1", "evaluation.max_steps=1", *W1, f"total_steps={steps}"]
+    config = ["evaluation.every=0", "evaluation.episodes=1", "evaluation.max_steps=1", *W1, *words, f"total_steps={steps}"]
     result = train([build(compose([*config, f"seed={seed}"])) for seed in range(runs)], display=quiet())[0]
     if result.compile_seconds > 3:
         print(f"compiling for {runs} run{'s' if runs > 1 else ''}: {result.compile_seconds:.1f} s, once per machine")

@@ -15,7 +15,6 @@ from tests.conftest import small_config
 
 UNUSABLE = {"loss/regularizer": {"entropy", "kl"}, "loss/target": {"v_trace"}}
 TRAJECTORIES = {"gae", "n_step", "peng_q_lambda", "retrace", "td_lambda", "watkins_q_lambda"}
-CATEGORICAL = {"hl_gauss", "two_hot", "c51"}
 SEAMS = {group: [choice for choice in groups()[group] if choice not in UNUSABLE.get(group, ())] for group in groups() if group.startswith("loss/")}
 
 
@@ -35,8 +34,7 @@ def _batch():
 def _choices():
     """Every pair of a value loss with a transform, and every regulariser; see `test_matrix.py` for targets."""
     for value, transform in itertools.product(SEAMS["loss/value"], SEAMS["loss/value/transform"]):
-        if value not in CATEGORICAL or transform != "popart":
-            yield {"loss/value": value, "loss/value/transform": transform}
+        yield {"loss/value": value, "loss/value/transform": transform}
     yield from ({"loss/value": "c51", "loss/regularizer": choice} for choice in SEAMS["loss/regularizer"])
 
 
@@ -68,12 +66,6 @@ def test_a_run_among_others_is_the_run_alone(value):
 def test_choices_without_meaning_for_dqn_are_refused(group, choice):
     with pytest.raises(ConfigError, match=r"DQN"):
         build(small_config(*_words(**{group: choice})))
-
-
-@pytest.mark.parametrize("value", sorted(CATEGORICAL))
-def test_a_running_scale_of_a_categorical_head_is_refused(value):
-    with pytest.raises(ConfigError, match=r"loss.value.transform would change nothing"):
-        build(small_config(f"loss/value={value}", "loss/value/transform=popart"))
 
 
 @pytest.mark.parametrize("name", ["value", "total"])

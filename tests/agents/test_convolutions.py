@@ -62,6 +62,24 @@ def test_the_minatar_network_is_the_papers():
     check_agrees(network.init(seeded(), (10, 10, 6)), module, lambda p, x: network(p, x.permute(0, 2, 3, 1)), x.permute(0, 3, 1, 2))
 
 
+class ChannelNorm(torch.nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel of [batch, channels, height, width]."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_layers_are_normalised_before_their_relu():
+    network, x = MinAtarCNN((8, 16), (3, 2), (1, 2), 20, layer_norm=True), torch.rand(3, 6, 10, 10)
+    layers = torch.nn.Conv2d(6, 8, 3), ChannelNorm(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 2, 2), ChannelNorm(16), torch.nn.ReLU()
+    dense = Dense(256, 20)
+    dense.norm = torch.nn.LayerNorm(20)
+    dense.forward = lambda x: dense.norm(dense.linear(x.permute(0, 2, 3, 1).flatten(1))).relu()
+    parameters = network.init(seeded(), (10, 10, 6))
+    parameters |= {name: p + 0.1 * torch.randn(p.shape, generator=seeded(2)) for name, p in parameters.items() if "norm" in name}
+    check_agrees(parameters, torch.nn.Sequential(*layers, dense), lambda p, x: network(p, x.permute(0, 2, 3, 1)), x)
+
+
 def test_the_impala_network_is_the_papers():
     network, x = ImpalaResNet((4, 6), 20), torch.rand(2, 3, 21, 16)
     module = torch.nn.Sequential(*_section(3, 4), *_section(4, 6), torch.nn.ReLU(), Dense(6 * 6 * 4, 20))

@@ -18,7 +18,7 @@ from agents.optimizers import Adam
 from agents.replay import UniformReplay
 from agents.schedules import Linear
 from agents.target_networks import HardCopy, Polyak
-from rlloss import MSE, DoubleQLearning, GaussianNLL, Huber, PopArt, QLearning, QuantileHuber, settled
+from rlloss import C51, MSE, DoubleQLearning, GaussianNLL, Huber, PopArt, QLearning, QuantileHuber, TwoHot, settled
 
 BOX, THREE = spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3)
 
@@ -158,6 +158,17 @@ def test_a_running_scale_moves_and_no_value_does(value_loss, head):
         assert metrics["loss/value"].isfinite()
         torch.testing.assert_close((values(state, state.parameters), values(state, state.target_parameters)), before, rtol=1e-3, atol=1e-3)
     assert 5 < settled(value_loss, state.transform).transform.scale < 200
+
+
+@pytest.mark.parametrize("value_loss", [TwoHot(41, -5.0, 5.0), C51(41, -5.0, 5.0)], ids=lambda loss: type(loss).__name__)
+def test_a_categorical_head_learns_returns_of_a_size_that_nobody_said(value_loss):
+    agent = DQN(BOX, THREE, 0.9, network=MLP((32,)), optimizer=Adam(1e-2), value_loss=dataclasses.replace(value_loss, transform=PopArt(step_size=0.1)))
+    state, batch = agent.init(torch.Generator().manual_seed(0), 1), _batch()
+    reward = 3000 + 500 * torch.randn(len(batch.reward), generator=torch.Generator().manual_seed(1))
+    batch = batch._replace(reward=reward, discount=torch.zeros_like(batch.discount))
+    for _ in range(300):
+        state, metrics = agent.learn(state, batch, torch.tensor(0.0))
+    assert metrics["td_error"].abs().mean() < 100
 
 
 class _OneNumber:

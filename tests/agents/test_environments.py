@@ -3,12 +3,13 @@
 import copy
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from agents.command_help import groups
-from agents.config import ConfigError, build
+from agents.config import build
 from agents.environments import Environment, Episodes, UnrepeatableError
 from agents.replay import record
 from agents.spaces import storage
@@ -120,12 +121,12 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch, name, module, extr
 def test_a_wrapper_that_needs_the_extra_says_so_too(monkeypatch):
     pytest.importorskip("ale_py")
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"env: environment ALE/Pong-v5 needs the extra atari: pip install 'rlloss\[atari\]'$"):
-        build(small_config("env=atari_pong", "network=nature_cnn"))
+    with pytest.raises(ValueError, match=r"environment ALE/Pong-v5 needs the extra atari: pip install 'rlloss\[atari\]'$"):
+        Environment("ALE/Pong-v5", {"frameskip": 1}, {"atari": gymnasium.wrappers.AtariPreprocessing}).make()
 
 
 MINATAR = [name for name in groups()["env"] if name.startswith("minatar_")]
-GAMES = [(name, "minatar_cnn", ["minatar"]) for name in MINATAR] + [(name, "nature_cnn", ["ale_py", "cv2"]) for name in ("atari_pong", "atari_breakout")]
+GAMES = [(name, "minatar_cnn", ["minatar"]) for name in MINATAR] + [(name, "nature_cnn", ["ale_py"]) for name in ("atari_pong", "atari_breakout")]
 
 
 @pytest.mark.parametrize(("name", "network", "modules"), GAMES)

@@ -1,10 +1,11 @@
-"""EnvPool's environments: true ends, seeds of each run's own, exact continuation, mistakes."""
+"""Environments that come in pools: true ends, seeds of each run's own, exact continuation, mistakes."""
 
 import numpy as np
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
+from agents.backends import BACKENDS
 from agents.config import ConfigError, build, compose
 from agents.environments import Environment, UnrepeatableError
 from agents.evaluation import Evaluation
@@ -13,7 +14,6 @@ from agents.training import train
 from tests.conftest import small_config
 from tests.events import scalars
 
-pools = pytest.importorskip("agents.pools")
 pytest.importorskip("envpool")
 
 CARTPOLE = Environment("CartPole-v1", {"max_episode_steps": 30}, backend="envpool")
@@ -21,7 +21,7 @@ CARTPOLE = Environment("CartPole-v1", {"max_episode_steps": 30}, backend="envpoo
 
 def made(seeds, environments=3):
     observation = np.zeros((len(seeds), environments, 4), np.float32)
-    return pools.PoolEpisodes([CARTPOLE] * len(seeds), seeds, observation, record((4,), torch.float32))
+    return BACKENDS["envpool"].episodes([CARTPOLE] * len(seeds), seeds, observation, record((4,), torch.float32))
 
 
 def step(episodes, rng):
@@ -76,13 +76,13 @@ def test_a_run_goes_on_exactly_where_it_was():
 def test_evaluation_plays_whole_episodes_from_seeds_of_its_own():
     def returns(step, episodes):
         observation = np.zeros((2, 3, 4), np.float32)
-        return pools.evaluate(lambda: (observation[..., 2] > 0).astype(np.int64), [CARTPOLE] * 2, observation, [0, 1], step, Evaluation(episodes=episodes))
+        return BACKENDS["envpool"].evaluate(lambda: (observation[..., 2] > 0).astype(np.int64), [CARTPOLE] * 2, observation, [0, 1], step, Evaluation(episodes=episodes))
 
     found = returns(10, 7)
     assert [len(each) for each in found] == [7, 7] and all(0 < each <= 30 for each in np.ravel(found))
     assert returns(10, 4) == [each[:4] for each in found]
     observation = np.zeros((1, 3, 4), np.float32)
-    cut = pools.evaluate(lambda: np.zeros(3, np.int64), [CARTPOLE], observation, [0], 0, Evaluation(episodes=3, max_steps=4))
+    cut = BACKENDS["envpool"].evaluate(lambda: np.zeros(3, np.int64), [CARTPOLE], observation, [0], 0, Evaluation(episodes=3, max_steps=4))
     assert cut == [[4.0] * 3]
 
 
@@ -109,8 +109,8 @@ def test_runs_together_are_the_runs_alone(tmp_path, compiled):
     ("words", "message"),
     [
         (["env.id=Nowhere-v0", "env.backend=envpool"], "EnvPool can't make Nowhere-v0"),
-        (["env.backend=nobody"], "env.backend must be gymnasium or envpool, got nobody"),
-        (["env.backend=envpool", "+env/wrapper=flatten"], "env.wrappers can't be put around EnvPool's environments"),
+        (["env.backend=nobody"], "env.backend must be gymnasium or envpool or ale, got nobody"),
+        (["env.backend=envpool", "+env/wrapper=flatten"], "env.wrappers can't be put around environments of env.backend=envpool"),
         (["env.backend=envpool", "+env.arguments.size=3"], "EnvPool can't make CartPole-v1"),
     ],
 )

@@ -91,9 +91,17 @@ def test_the_first_returns_set_the_scale_and_leave_random_outputs_alone():
 
 
 @pytest.mark.parametrize("make", [HLGauss, TwoHot, C51])
-def test_categorical_heads_refuse_a_running_scale(make):
-    with pytest.raises(ValueError, match="transform would change nothing"):
-        make(transform=PopArt())
+def test_the_support_of_a_categorical_head_moves_with_the_scale(make):
+    popart = PopArt(step_size=0.1)
+    value_loss, fixed = make(21, -4.0, 4.0, transform=popart), make(21, 38.0, 62.0)
+    moments = popart.update(popart.init(), torch.tensor([47.0, 53.0]))
+    still, outputs = settled(value_loss, moments), torch.randn(5, 21)
+    torch.testing.assert_close(still.support(outputs), torch.linspace(38, 62, 21))
+    torch.testing.assert_close(still.value(outputs), fixed.value(outputs))
+    for returns in torch.tensor([[41.0, 47.3, 50.0, 53.0, 70.0]]):
+        torch.testing.assert_close(still(outputs, still.of_return(returns)), fixed(outputs, fixed.of_return(returns)), rtol=1e-4, atol=1e-5)
+    scale, shift = value_loss.moved(*popart.kept(moments, popart.update(moments, torch.tensor([0.0, 9.0]))))
+    assert scale.tolist() == [1] * 21 and shift.tolist() == [0] * 21
 
 
 def test_a_running_transform_is_settled_and_any_other_left_alone():

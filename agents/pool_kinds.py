@@ -1,0 +1,82 @@
+"""Whose environments come in pools: EnvPool's and ale-py's."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from agents.environments import Environment
+
+
+class EnvPool:
+    """EnvPool's environments; ids and arguments are those of `envpool.make`."""
+
+    partial = True
+
+    def __init__(self, environment: Environment, seeds: Sequence[int]) -> None:
+        try:
+            import envpool
+        except ImportError as error:
+            raise ValueError("env.backend=envpool needs the extra envpool: pip install 'rlloss[envpool]'") from error
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Its spaces are rounded to float32, which nobody asked about.
+                self.made: Any = envpool.make(environment.id, env_type="gymnasium", num_envs=len(seeds), seed=list(seeds), **environment.arguments)
+                self.spaces = self.made.observation_space, self.made.action_space
+        except Exception as error:  # Constructors raise anything; a person wants one line of it.
+            raise ValueError(f"EnvPool can't make {environment.id}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+    def reset(self, places: np.ndarray) -> np.ndarray:
+        """The first observations [places, …] of new episodes at some places."""
+        return self.made.reset(places.astype(np.int32))[0]
+
+    def step(self, actions: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Observations, rewards, terminated and truncated, [places, …] each."""
+        return self.made.step(actions, places.astype(np.int32))[:4]
+
+    def close(self) -> None:
+        """Free the environments."""
+        self.made.close()
+
+
+class Atari:
+    """ale-py's own vector environment, whose frames are grey, small and skipped; arguments are those of `AtariVectorEnv`."""
+
+    partial = False
+
+    def __init__(self, environment: Environment, seeds: Sequence[int]) -> None:
+        if not environment.id.startswith("ALE/"):
+            raise ValueError(f"env.backend=ale is for Atari games, whose ids begin with ALE/, got {environment.id}; use env.backend=gymnasium")
+        try:
+            from ale_py.vector_env import AtariVectorEnv
+        except ImportError as error:
+            raise ValueError("env.backend=ale needs the extra atari: pip install 'rlloss[atari]'") from error
+        try:
+            game = gymnasium.spec(environment.id).kwargs["game"]
+            # It begins the next episode by itself, since it can't leave single ones ended; its own stacks begin with black frames.
+            self.made: Any = AtariVectorEnv(game, len(seeds), stack_num=1, autoreset_mode="SameStep", **environment.arguments)
+        except Exception as error:  # As above.
+            raise ValueError(f"ale-py can't make {environment.id}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        several = self.made.single_observation_space
+        self.spaces = gymnasium.spaces.Box(several.low[0], several.high[0], dtype=several.dtype), self.made.single_action_space
+        self.seeds, self.first = np.array(seeds), None
+
+    def reset(self, places: np.ndarray) -> np.ndarray:
+        """The first observations [places, …] of new episodes at some places, at first at all of them."""
+        if self.first is None:
+            self.first = self.made.reset(seed=self.seeds)[0][:, 0]
+        return self.first[places]
+
+    def step(self, actions: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Observations, rewards, terminated and truncated, [places, …] each; the places must be all."""
+        observation, reward, terminated, truncated, information = self.made.step(actions)
+        over = terminated | truncated
+        self.first = observation[:, 0]
+        last = np.where(over.reshape(-1, *[1] * (self.first.ndim - 1)), information["final_obs"][:, 0], self.first) if over.any() else self.first
+        return last, reward, terminated, truncated
+
+    def close(self) -> None:
+        """Free the environments."""
+        self.made.close()

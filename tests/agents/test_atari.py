@@ -1,0 +1,87 @@
+"""ale-py's own vector environment as a pool: true last frames, stacks that begin with the first frame, exact continuation."""
+
+import numpy as np
+import pytest
+import torch
+
+from agents.backends import BACKENDS
+from agents.config import ConfigError, build
+from agents.environments import Environment
+from agents.replay import record
+from tests.conftest import small_config
+
+vector_env = pytest.importorskip("ale_py.vector_env")
+
+STACK = 3
+# An episode is cut after 40 frames, ten steps and more.
+ARGUMENTS = {"max_num_frames_per_episode": 40, "noop_max": 5, "img_height": 20, "img_width": 30}
+BREAKOUT = Environment("ALE/Breakout-v5", ARGUMENTS, backend="ale", frame_stack=STACK)
+
+
+def made(seeds, environments=2):
+    observation = np.zeros((len(seeds), environments, STACK, 20, 30), np.uint8)
+    return BACKENDS["ale"].episodes([BREAKOUT] * len(seeds), seeds, observation, record((20, 30), torch.uint8, following=False))
+
+
+def step(episodes, rng):
+    actions = rng.integers(0, 4, episodes.records.shape)
+    ended = episodes.step(actions, np.full(actions.shape, 0.25, np.float32))
+    seen, last = episodes.records.copy(), episodes.observation.copy()
+    episodes.advance()
+    return actions, ended, seen, last
+
+
+def test_frames_are_those_that_the_library_shows_before_it_begins_anew():
+    episodes, rng = made([3]), np.random.default_rng(0)
+    episodes.begin()
+    library = vector_env.AtariVectorEnv("breakout", 2, stack_num=1, autoreset_mode="SameStep", **ARGUMENTS)
+    frames, _ = library.reset(seed=episodes.pools.pools[0].seeds)
+    stacks = np.repeat(frames, STACK, 1)
+    cuts = 0
+    for _ in range(60):
+        assert np.array_equal(episodes.observation[0], stacks)
+        before = stacks
+        actions, ended, seen, last = step(episodes, rng)
+        frames, reward, terminated, truncated, information = library.step(actions[0])
+        over = terminated | truncated
+        shown = np.where(over[:, None, None, None], information["final_obs"], frames) if over.any() else frames
+        assert np.array_equal(last[0], np.concatenate([before[:, 1:], shown], 1))
+        assert np.array_equal(seen["observation"][0], before[:, -1]) and np.array_equal(seen["truncated"][0] == 1, truncated & ~terminated)
+        assert np.array_equal(seen["reward"][0], reward) and [end.place for end in ended] == np.flatnonzero(over).tolist()
+        stacks = np.where(over[:, None, None, None], np.repeat(frames, STACK, 1), last[0])
+        cuts += truncated.sum()
+    assert cuts > 6
+    library.close()
+    episodes.close()
+
+
+def test_a_run_goes_on_exactly_where_it_was_and_is_the_same_alone():
+    together, alone, rng = made([5, 6]), made([6]), np.random.default_rng(1)
+    together.begin()
+    alone.begin()
+    for _ in range(40):
+        actions, *_, last = step(together, rng)
+        alone.step(actions[1:], np.ones((1, 2)))
+        assert np.array_equal(last[1], alone.observation[0])
+        alone.advance()
+    resumed = made([5, 6])
+    for run in range(2):
+        resumed.resume(run, *together.saved(run), together.observation[run].copy())
+    for seed in range(40):
+        (_, *one), (_, *other) = (step(each, np.random.default_rng(seed)) for each in (together, resumed))
+        assert one[0] == other[0] and all(np.array_equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["env.backend=ale"], "env.backend=ale is for Atari games, whose ids begin with ALE/, got CartPole-v1"),
+        (["env=atari_pong", "env.id=ALE/Nothing-v5"], "ale-py can't make ALE/Nothing-v5"),
+        (["env=atari_pong", "+env.arguments.size=3"], "ale-py can't make ALE/Pong-v5: TypeError"),
+        (["env=atari_pong", "+env/wrapper=flatten"], "env.wrappers can't be put around environments of env.backend=ale"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(small_config("network=nature_cnn", *words))
+    assert "\n" not in str(caught.value)
