@@ -1,9 +1,12 @@
 """Drawing indices in proportion to their priorities, from sums over blocks.
 
-The sums are made anew at every draw: one pass over memory costs less than a tree that is kept up to
-date in many small steps, and nothing can go stale.
+Sums over blocks are kept, and made anew from the priorities where one of those changes, so that no rounding adds up. Sums over
+sums are made at every draw: few numbers cost less than a tree that is kept up to date in many small steps.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,25 +16,52 @@ BRANCHES = 16
 BLOCK = BRANCHES**2
 
 
-def draw(priority: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """The indices at which the running sum of priorities passes shares of the total.
+class Priorities(NamedTuple):
+    """Priorities [n], at least 0, n a multiple of BLOCK, and their sums over blocks [n/BLOCK]."""
+
+    priority: Tensor
+    sums: Tensor
+
+
+def none(slots: int) -> Priorities:
+    """Priorities of 0 for at least so many records."""
+    blocks = -(-slots // BLOCK)
+    return Priorities(torch.zeros(blocks * BLOCK), torch.zeros(blocks))
+
+
+def write(priorities: Priorities, index: np.ndarray, priority: np.ndarray) -> None:
+    """Write one priority [runs] at indices [k] over those of every run [runs, …], in place."""
+    everything, sums = priorities.priority.numpy(), priorities.sums.numpy()
+    everything[:, index] = priority[:, None]
+    blocks = index // BLOCK
+    sums[:, blocks] = everything.reshape(*sums.shape, BLOCK)[:, blocks].sum(-1)
+
+
+def renewed(priorities: Priorities, index: Tensor, priority: Tensor) -> Priorities:
+    """The priorities with others [batch] at indices [batch], which are the same where indices are."""
+    everything, blocks = priorities.priority.index_put((index,), priority), index // BLOCK
+    return Priorities(everything, priorities.sums.index_put((blocks,), everything.unflatten(0, (-1, BLOCK))[blocks].sum(-1)))
+
+
+def draw(priorities: Priorities, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """The indices at which the running sum of priorities, not all 0, passes shares of the total.
 
     Args:
-        priority: [n], at least 0, not all 0; n a multiple of BLOCK.
+        priorities: of one run.
         shares: [batch] in [0, 1), float64.
 
     Returns:
         Indices [batch], never of a priority of 0, and their probabilities priority/total [batch], float64.
     """
-    levels = [once(priority.unflatten(0, (-1, BLOCK)).sum(-1)).double()]
+    priority, levels = priorities.priority, [priorities.sums.double()]
     while len(levels[-1]) > BRANCHES:
-        levels.append(once(_branches(levels[-1]).sum(-1)))
-    total = once(levels[-1].sum())
+        levels.append(_branches(levels[-1]).sum(-1))
+    total = levels[-1].sum()
     index, rest = torch.zeros_like(shares, dtype=torch.long), shares * total
     for level in reversed(levels):
         index, rest = _descended(index, once(_branches(level)[index]), rest)
     inside = once(priority.unflatten(0, (-1, BRANCHES, BRANCHES))[index])
-    index, rest = _descended(index, once(inside.sum(-1)), rest)
+    index, rest = _descended(index, inside.sum(-1), rest)
     index, _ = _descended(index, once(priority.unflatten(0, (-1, BRANCHES))[index]), rest)
     return index, priority[index].double() / total
 

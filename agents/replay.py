@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agents import priorities
+from agents.priorities import Priorities
 from agents.schedules import Linear, Schedule
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
@@ -121,10 +122,10 @@ class UniformReplay:
         return state
 
 
-class Priorities(NamedTuple):
+class Prioritized(NamedTuple):
     """The priority pᵅ of every record, 0 for those not written, and the highest that there was."""
 
-    priority: Tensor
+    priorities: Priorities
     highest: Tensor
 
 
@@ -153,29 +154,29 @@ class PrioritizedReplay:
             in_range("beta.start", self.beta.start, 0, 1)
             in_range("beta.end", self.beta.end, 0, 1)
 
-    def init(self, slots: int) -> Priorities:
+    def init(self, slots: int) -> Prioritized:
         """No record has a priority yet."""
-        return Priorities(torch.zeros(-(-slots // priorities.BLOCK) * priorities.BLOCK), torch.ones(()))
+        return Prioritized(priorities.none(slots), torch.ones(()))
 
-    def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: Priorities) -> None:
+    def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: Prioritized) -> None:
         """Write records as `UniformReplay` does, each with the highest priority."""
         environments, length = memory.shape[1:3]
         memory[:, :, time % length] = records
-        state.priority.numpy()[:, time % length : environments * length : length] = state.highest.numpy()[:, None]
+        priorities.write(state.priorities, np.arange(time % length, environments * length, length), state.highest.numpy())
 
-    def draw(self, state: Priorities, uniforms: Tensor, shape: tuple[int, int], added: Tensor, progress: Tensor) -> Drawn:
+    def draw(self, state: Prioritized, uniforms: Tensor, shape: tuple[int, int], added: Tensor, progress: Tensor) -> Drawn:
         """Where a batch lies in one run's memory, and its weights; arguments as in `UniformReplay`."""
         batch = uniforms.shape[0]
         strata = (torch.arange(batch, dtype=uniforms.dtype, device=uniforms.device) + uniforms) / batch
-        place, share = priorities.draw(state.priority, strata)
+        place, share = priorities.draw(state.priorities, strata)
         weight = (share / once(share.min())) ** -self.beta(progress)  # N stands in every weight, and cancels.
         return Drawn(once(place // shape[1]), once(place % shape[1]), once(weight.float()))
 
-    def learned(self, state: Priorities, drawn: Drawn, length: int, td_error: Tensor) -> Priorities:
+    def learned(self, state: Prioritized, drawn: Drawn, length: int, td_error: Tensor) -> Prioritized:
         """The state with the priorities of a batch renewed from its errors [batch]."""
         priority = once((td_error.abs() + self.smallest) ** self.alpha)
-        renewed = state.priority.index_put((drawn.environment * length + drawn.slot,), priority)
-        return Priorities(renewed, torch.maximum(state.highest, priority.max()))
+        renewed = priorities.renewed(state.priorities, once(drawn.environment * length + drawn.slot), priority)
+        return Prioritized(renewed, torch.maximum(state.highest, priority.max()))
 
 
 def memory(runs: int, environments: int, length: int, layout: np.dtype) -> Tensor:

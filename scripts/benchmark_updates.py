@@ -12,9 +12,11 @@ import os
 import statistics
 import time
 
+import numpy as np
 import torch
 from benchmark import W1
 
+from agents import priorities
 from agents.config import build, compose
 from agents.display import quiet
 from agents.machine import raise_malloc_thresholds
@@ -68,7 +70,7 @@ def filled(words: list[str], runs: int) -> Training:
         records["action"], records["reward"] = torch.randint(2, records["action"].shape), 1
         records["terminated"] = torch.rand(records["terminated"].shape) < 0.01
     if population.learner.replay:
-        population.learner.replay.priority[:, : settings[0].agent.replay.capacity] = 1
+        priorities.write(population.learner.replay.priorities, np.arange(settings[0].agent.replay.capacity), np.ones(runs))
     training.step = length
     return training
 

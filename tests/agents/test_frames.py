@@ -13,6 +13,7 @@ from agents import frames
 from agents.config import ConfigError, build
 from agents.environments import Environment, Episodes
 from agents.frames import Frames
+from agents.population import stack, unstack
 from agents.replay import Drawn, PrioritizedReplay, UniformReplay, decode, memory, record
 from agents.spaces import storage
 from agents.training import train
@@ -81,14 +82,14 @@ def stored(told, length, replay):
     kept = memory(1, len(told), replay.capacity // len(told), layout)
     assert kept.shape[2] == length
     state = replay.init(len(told) * length)
-    state = type(state)(*(leaf[None].clone() for leaf in state)) if state else state
+    state = stack([state])
     for time in range(len(told[0].rows)):
         records = np.zeros((1, len(told)), layout)
         for number, each in enumerate(told):
             row = each.rows[time]
             records[0, number] = (row.stack[-1], row.action, row.reward, row.terminated, row.truncated, 0.25)
         replay.write(kept.numpy(), time, records.view(np.int32).reshape(1, len(told), -1), state)
-    return kept[0], layout, type(state)(*(leaf[0] for leaf in state)) if state else state
+    return kept[0], layout, unstack(state, 0)
 
 
 CASES = list(itertools.product([2, 4], [1, 5, 12, 13, 40], [1, 3]))

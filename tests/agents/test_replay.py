@@ -6,6 +6,8 @@ import torch
 
 from agents import priorities
 from agents.batches import sequences, transitions
+from agents.population import stack, unstack
+from agents.priorities import Priorities
 from agents.replay import Drawn, PrioritizedReplay, UniformReplay, decode, memory, record
 
 
@@ -30,7 +32,7 @@ def filled(replay, environments, times, ends=(), cuts=(), terminals=True):
     layout = record((1,), torch.float32)
     kept = memory(1, environments, replay.capacity // environments, layout)
     state = replay.init(kept.shape[1] * kept.shape[2])
-    state = type(state)(*(leaf[None].clone() for leaf in state)) if state else state
+    state = stack([state])
     for time in range(times):
         records = np.zeros((1, environments), layout)
         records["reward"] = 100 * np.arange(environments) + time
@@ -104,30 +106,50 @@ def test_sequences_stop_at_what_is_newest():
 @pytest.mark.parametrize("n", [1, 255, 256, 1000, 70_000])
 def test_priorities_are_drawn_in_proportion(n):
     generator = torch.Generator().manual_seed(n)
-    priority = torch.zeros(-(-n // priorities.BLOCK) * priorities.BLOCK)
-    priority[:n] = torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) < 0.5)
+    priority = torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) < 0.5)
     priority[n // 2] = 3.0
+    kept = priorities.renewed(priorities.none(n), torch.arange(n), priority)
+    priority = torch.nn.functional.pad(priority, (0, len(kept.priority) - n))
+    assert torch.equal(kept.priority, priority)
     shares = torch.rand(512, dtype=torch.float64, generator=generator)
-    index, probability = priorities.draw(priority, shares)
+    index, probability = priorities.draw(kept, shares)
     running = priority.double().cumsum(0)
     torch.testing.assert_close(index, torch.searchsorted(running, shares * running[-1], right=True))
     torch.testing.assert_close(probability, priority[index].double() / running[-1])
-    ends, _ = priorities.draw(priority, torch.tensor([0.0, np.nextafter(1.0, 0)], dtype=torch.float64))
+    ends, _ = priorities.draw(kept, torch.tensor([0.0, np.nextafter(1.0, 0)], dtype=torch.float64))
     positive = priority.nonzero()
     assert ends.tolist() == [positive[0].item(), positive[-1].item()]
+
+
+def test_sums_are_those_of_the_priorities_whoever_wrote_them():
+    kept, rng = Priorities(*(tensor[None] for tensor in priorities.none(1000))), np.random.default_rng(0)
+    told = np.zeros(1000, np.float32)
+    for turn in range(200):
+        index = rng.integers(0, 1000, 8)
+        value = rng.random(8 if turn % 2 else 1).astype(np.float32)
+        told[index] = value
+        if turn % 2:
+            index, first = np.unique(index, return_index=True)
+            value = told[index] = value[first]
+            kept = Priorities(*(tensor[None] for tensor in priorities.renewed(Priorities(*(tensor[0] for tensor in kept)), torch.from_numpy(index), torch.from_numpy(value))))
+        else:
+            priorities.write(kept, index, value)
+    assert np.array_equal(kept.priority[0, :1000].numpy(), told)
+    torch.testing.assert_close(kept.sums[0], kept.priority.reshape(-1, priorities.BLOCK).sum(-1), rtol=1e-6, atol=0)
 
 
 def test_prioritized_replay_follows_its_paper():
     replay = PrioritizedReplay(16, alpha=0.5)
     _, _, state = filled(replay, 2, 11)
-    state = type(state)(*(leaf[0] for leaf in state))
-    assert state.priority[:16].tolist() == [1] * 16 and state.priority[16:].sum() == 0
+    state = unstack(state, 0)
+    assert state.priorities.priority[:16].tolist() == [1] * 16 and state.priorities.priority[16:].sum() == 0
     errors = torch.tensor([4.0, -9.0])
     state = replay.learned(state, drawn([0, 1], [3, 2]), 8, errors)
-    assert state.priority[3].item() == pytest.approx(2) and state.priority[10].item() == pytest.approx(3) and state.highest.item() == pytest.approx(3)
+    priority = state.priorities.priority[:16]
+    assert priority[3].item() == pytest.approx(2) and priority[10].item() == pytest.approx(3) and state.highest.item() == pytest.approx(3)
     found = replay.draw(state, torch.rand(4096, dtype=torch.float64), (2, 8), count(11), torch.tensor(0.5))
     place = found.environment * 8 + found.slot
-    share = state.priority[:16] / 19
+    share = priority / 19
     counts = torch.bincount(place, minlength=16) / 4096
     torch.testing.assert_close(counts, share, atol=0.001, rtol=0)  # stratified: hardly any noise
     weights = (16 * share) ** -0.7
