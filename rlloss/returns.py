@@ -87,9 +87,10 @@ def _solved(constant: Tensor, factor: Tensor) -> Tensor:
     """`linear_recurrence` of [time, columns]."""
     time = constant.shape[0]
     length = min(BLOCK, time)
-    padding = (0, 0, 0, -time % length)
+    if missing := -time % length:
+        constant, factor = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in (constant, factor))
     # Rows by their place in a block, last place first, [blocks, columns] each.
-    a, b = (torch.nn.functional.pad(x, padding).unflatten(0, (-1, length)).unbind(1)[::-1] for x in (constant, factor))
+    a, b = (x.unflatten(0, (-1, length)).unbind(1)[::-1] for x in (constant, factor))
     entering = torch.zeros_like(a[0])
     if time > length:
         first, product = a[0], b[0]
