@@ -163,9 +163,8 @@ def report(metrics: Metrics) -> dict[str, float]:
     counted = metrics["mask"] if "mask" in metrics else torch.ones_like(metrics["td_error"], dtype=torch.bool)
     magnitude = metrics["td_error"][counted].abs().numpy()
     p50, p95 = np.percentile(magnitude, (50, 95)) if len(magnitude) else (np.nan, np.nan)
-    numbers = {name: float(metric) for name, metric in metrics.items() if name.startswith("loss/")}
+    numbers = {name: float(metric) for name, metric in metrics.items() if metric.ndim == 0}
     numbers |= {
-        "gradient/norm": float(metrics["gradient/norm"]),
         "value/mean": float(metrics["value"][counted].mean()),
         "td_error/abs_mean": float(metrics["td_error"][counted].abs().mean()),
         "td_error/abs_p50": float(p50),

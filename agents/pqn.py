@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from agents import rollouts
 from agents.action_values import ActionValues, noise_of_passes, report
 from agents.agent import Metrics, Plan
 from agents.batches import Batch
@@ -94,24 +95,13 @@ class PQN:
 
     def plan(self, num_envs: int) -> Plan:
         """What a run of so many environments needs; ValueError where a rollout can't be shared between minibatches."""
-        records = self.rollout * num_envs
-        if records % self.minibatches:
-            raise ValueError(f"agent.minibatches {self.minibatches} must divide the {records} transitions of a rollout, agent.rollout {self.rollout} times num_envs {num_envs}")
-        return Plan(
-            length=self.rollout,
-            acting_uniforms=self.action_values.acting_uniforms(self.exploration, num_envs),
-            refresh_uniforms=self.epochs * records + paired(self.action_values.noise),  # the orders, and noise
-            update_uniforms=paired(self.action_values.noise),
-            learning_starts=0,
-            update_every=records,
-            updates=self.epochs * self.minibatches,
-            refresh_every=records,
-        )
+        noise, acting = paired(self.action_values.noise), self.action_values.acting_uniforms(self.exploration, num_envs)
+        return rollouts.plan(num_envs, self.rollout, self.epochs, self.minibatches, acting=acting, refreshing=noise, updating=noise)
 
     def init(self, generator: torch.Generator, slots: int) -> PQNState:
         """The state before the first rollout of so many records."""
         parameters = self.action_values.init(generator)
-        order = torch.zeros(self.epochs * self.minibatches, slots // self.minibatches, dtype=torch.long)
+        order = rollouts.no_order(slots, self.epochs, self.minibatches)
         return PQNState(parameters, self.optimizer.init(parameters), self.action_values.init_transform(), torch.zeros(slots), order, torch.zeros((), dtype=torch.long))
 
     def act(self, state: PQNState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +110,7 @@ class PQN:
 
     def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: PQNState) -> None:
         """Write records [runs, environments, words] into the rollout `memory` [runs, environments, length, words]."""
-        memory[:, :, time % memory.shape[2]] = records
+        rollouts.write(memory, time, records)
 
     def refresh(self, state: PQNState, memory: Tensor, uniforms: Tensor, added: Tensor, progress: Tensor) -> PQNState:
         """The state with the returns of a whole rollout, and with the orders in which it will be learned."""
@@ -132,7 +122,7 @@ class PQN:
         values, following = (q.values(state.parameters, state.transform, observation, noise) for observation in (seen.observation, seen.next_observation))
         returns = self._returns(seen, values, following, shape)
         (parameters,), transform = q.moved([state.parameters], state.transform, returns, None)
-        order = shuffles.unflatten(0, (self.epochs, -1)).argsort(-1).reshape(state.order.shape)
+        order = rollouts.orders(shuffles, self.epochs, self.minibatches)
         return state._replace(parameters=parameters, transform=transform, returns=returns, order=order, next=torch.zeros_like(state.next))
 
     def _returns(self, seen: Transitions, values: Tensor, following: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,0 +1,183 @@
+"""The actor-critic against plain loops and plain torch: advantages, gradients; every loss at every seam; a policy whose best is known."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from agents import replay
+from agents.actor_critic import ActorCritic
+from agents.command_help import groups
+from agents.config import ConfigError, build, compose
+from agents.networks import MLP
+from agents.optimizers import SGD
+from agents.training import train
+from rlloss import GAE, MSE, EntropyBonus, PopArt, PPOClip, QuantileHuber, settled
+
+BOX, THREE, ENVIRONMENTS = spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3), 4
+NOTHING = torch.rand(0), torch.tensor(0.0), torch.tensor(0.0)
+
+
+def made(**choices):
+    return ActorCritic(BOX, THREE, 0.9, **{"rollout": 8, "minibatches": 2, "network": MLP((8,)), "max_gradient_norm": float("inf"), "regularizers": {}, **choices})
+
+
+def rollout(agent, reward=None):
+    """A state with a whole rollout in memory [environments, time, words], and its fields [environments, time]."""
+    rng = np.random.default_rng(0)
+    shape = ENVIRONMENTS, agent.plan(ENVIRONMENTS).length
+    records = np.zeros(shape, agent.layout)
+    records["observation"], records["next_observation"] = rng.normal(size=(2, *shape, 5))
+    records["action"], records["reward"] = rng.integers(0, 3, shape), rng.normal(size=shape) if reward is None else reward
+    records["terminated"] = rng.random(shape) < 0.2
+    records["truncated"] = (rng.random(shape) < 0.2) & (records["terminated"] == 0)
+    records["probability"] = rng.uniform(0.2, 0.6, shape)
+    memory = replay.memory(1, *shape, agent.layout)
+    memory.numpy()[0] = records.view(np.int32).reshape(*shape, -1)
+    return agent.init(torch.Generator().manual_seed(0), records.size), memory[0], records
+
+
+def refreshed(agent, state, memory):
+    return agent.refresh(state, memory, torch.rand(agent.plan(ENVIRONMENTS).refresh_uniforms), *NOTHING[1:])
+
+
+def plain(state, agent):
+    """The networks of an actor and a critic in torch's own modules."""
+    modules = {}
+    for torso, head, outputs in (("actor.", "policy.", 3), ("critic.", "value.", agent.value_loss.outputs)):
+        torso = "actor." if agent.shared else torso
+        modules[head] = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, outputs))
+        names = f"{torso}0.weight", f"{torso}0.bias", f"{head}weight", f"{head}bias"
+        with torch.no_grad():
+            for parameter, name in zip(modules[head].parameters(), names, strict=True):
+                ours = state.parameters[name]
+                parameter.copy_(ours if ours.shape == parameter.shape else ours.T)
+    return modules["policy."], modules["value."]
+
+
+def test_returns_and_advantages_are_those_of_a_plain_loop():
+    agent = made(target=GAE(0.7))
+    state, memory, seen = rollout(agent)
+    _, critic = plain(state, agent)
+    found = refreshed(agent, state, memory)
+    value, following = (critic(torch.from_numpy(seen[name].copy())).squeeze(-1).detach().numpy() for name in ("observation", "next_observation"))
+    for environment in range(ENVIRONMENTS):
+        advantage = 0.0
+        for time in reversed(range(8)):
+            row = seen[environment, time]
+            ended = row["terminated"] or row["truncated"]
+            error = row["reward"] + 0.9 * (1 - row["terminated"]) * following[environment, time] - value[environment, time]
+            advantage = error + (0.0 if ended else 0.9 * 0.7 * advantage)
+            place = environment * 8 + time
+            assert found.advantages[place].item() == pytest.approx(advantage, abs=1e-5)
+            assert found.returns[place].item() == pytest.approx(advantage + value[environment, time], abs=1e-5)
+
+
+def test_a_constant_reward_has_the_geometric_advantage():
+    """V = 0 and λ = 1: the advantage is the discounted number of steps to the end, or to the cut."""
+    agent = made(target=GAE(1.0))
+    state, memory, seen = rollout(agent, reward=1.0)
+    state = state._replace(parameters=state.parameters | {name: 0 * p for name, p in state.parameters.items() if name.startswith("value.")})
+    found = refreshed(agent, state, memory).advantages.reshape(ENVIRONMENTS, 8)
+    ended = (seen["terminated"] + seen["truncated"]) > 0
+    for environment in range(ENVIRONMENTS):
+        for time in range(8):
+            steps = next((later for later in range(time, 8) if ended[environment, later]), 7) - time + 1
+            assert found[environment, time].item() == pytest.approx((1 - 0.9**steps) / 0.1, rel=1e-5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_updates_are_those_of_plain_torch(shared):
+    agent = made(optimizer=SGD(0.1), policy_loss=PPOClip(0.1, 0.3), regularizers={"entropy": EntropyBonus(0.02)}, shared=shared)
+    state, memory, seen = rollout(agent)
+    state, rows = refreshed(agent, state, memory), seen.reshape(-1)
+    for number in range(4):
+        actor, critic = plain(state, agent)
+        chosen = state.order[number].numpy()
+        observation, action = torch.from_numpy(rows["observation"][chosen]), torch.from_numpy(rows["action"][chosen]).long()
+        distribution = torch.distributions.Categorical(logits=actor(observation))
+        advantage = state.advantages[chosen]
+        advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
+        ratio = distribution.log_prob(action).exp() / torch.from_numpy(rows["probability"][chosen])
+        policy = -torch.minimum(ratio * advantage, ratio.clamp(0.9, 1.3) * advantage).mean()
+        value = 0.5 * (critic(observation).squeeze(-1) - state.returns[chosen]).square().mean()
+        loss = policy + value - 0.02 * distribution.entropy().mean()
+        loss.backward()
+        before = state.parameters
+        state, metrics = agent.update(state, memory, *NOTHING)
+        torch.testing.assert_close((metrics["loss/policy"], metrics["loss/value"], metrics["loss/total"]), (policy.detach(), value.detach(), loss.detach()), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(metrics["policy/entropy"], distribution.entropy().mean().detach())
+        gradient = {name: (before[name] - state.parameters[name]) / 0.1 for name in before}
+        torso = actor[0].weight.grad + critic[0].weight.grad if shared else actor[0].weight.grad
+        torch.testing.assert_close(gradient["actor.0.weight"], torso.T, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradient["policy.weight"], actor[2].weight.grad.reshape(gradient["policy.weight"].shape), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradient["value.bias"], critic[2].bias.grad, rtol=1e-3, atol=1e-5)
+
+
+SEAMS = [*({"loss/value": choice} for choice in groups()["loss/value"]), *({"loss/policy": choice} for choice in groups()["loss/policy"])]
+SEAMS += [{"loss/target": choice} for choice in ("gae", "td_lambda", "n_step", "v_trace")] + [{"loss/value/transform": "popart", "loss/value": choice} for choice in ("mse", "hl_gauss")]
+
+
+@pytest.mark.parametrize("choices", SEAMS, ids=lambda choices: "-".join(choices.values()))
+def test_every_choice_learns_a_rollout(choices):
+    words = [f"{group}={choice}" for group, choice in choices.items()]
+    agent = build(compose(["agent=ppo", "num_envs=4", "agent.rollout=8", "agent.epochs=30", "agent.minibatches=1", "agent.value_weight=1", "optimizer.learning_rate=1e-2", *words])).agent
+    agent = ActorCritic(**{**vars(agent), "observation_space": BOX, "action_space": THREE})
+    state, memory, _ = rollout(agent)
+    state, losses = refreshed(agent, state, memory), []
+    for _ in range(30):
+        state, metrics = agent.update(state, memory, *NOTHING)
+        losses.append(metrics["loss/value"].item())
+        assert all(metric.isfinite().all() for metric in metrics.values())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("value_loss", [MSE(transform=PopArt(0.1)), QuantileHuber(5, transform=PopArt(0.1))], ids=["mse", "quantile"])
+def test_the_critic_keeps_its_values_when_the_scale_moves(value_loss):
+    agent = made(value_loss=value_loss)
+    state, memory, seen = rollout(agent, reward=50.0)
+
+    def values(state):
+        read = agent.features(state.parameters, torch.from_numpy(seen["observation"].reshape(-1, 5).copy()))[1]
+        return settled(value_loss, state.transform).value(agent.outputs(state.parameters, read))
+
+    first = refreshed(agent, state, memory)
+    second = refreshed(agent, first, memory)
+    torch.testing.assert_close(values(second), values(first), rtol=1e-4, atol=1e-3)
+    assert second.transform != first.transform
+
+
+@pytest.mark.parametrize("agent", ["ppo", "a2c"])
+def test_the_best_policy_is_found_where_it_is_known(agent):
+    """Identity-v0 pays for the action that is observed."""
+    words = [f"agent={agent}", "env.id=tests.toys:Identity-v0", "network.hidden=[16]", "optimizer.learning_rate=1e-2", "total_steps=6000", "evaluation.every=0", "compile=false"]
+    (result,) = train([build(compose([*words, "checkpoint_every=0", "loss.target.lambda_=0"]))])
+    assert np.mean(result.evaluation_returns) == 10
+
+
+def test_a_run_among_others_is_the_run_alone():
+    def run(seed, rate):
+        words = ["agent=ppo", "agent.rollout=16", "num_envs=2", f"optimizer.learning_rate={rate}", f"seed={seed}", "total_steps=160", "evaluation.episodes=2", "compile=false"]
+        return build(compose([*words, "network.hidden=[32]"]))
+
+    settings = [(1, 1e-3), (2, 1e-2), (3, 1e-4)]
+    together, alone = train([run(*each) for each in settings]), train([run(*settings[1])])[0]
+    for name, parameter in alone.learner.parameters.items():
+        torch.testing.assert_close(together[1].learner.parameters[name], parameter, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["agent.minibatches=5"], "agent.minibatches 5 must divide the 1024 transitions of a rollout, agent.rollout 128 times num_envs 8"),
+        (["loss/target=q_learning"], "target QLearning looks at single steps, but ActorCritic learns from rollouts"),
+        (["env=pendulum"], "ActorCritic needs Discrete actions"),
+        (["loss/regularizer=[cql]"], "regularizers.cql needs action_values, which ActorCritic doesn't have"),
+        (["+loss.regularizer.policy._target_=rlloss.L2"], "regularizers.policy would take the place of loss/policy"),
+        (["env.frame_stack=2"], "ActorCritic keeps whole observations"),
+        (["agent.value_weight=-1"], "agent.value_weight must be at least 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        build(compose(["agent=ppo", *words]))
