@@ -14,6 +14,7 @@ from agents.spaces import encode, features, storage
 from agents.streams import normal, paired
 from rlloss import Observed, Regularizer, ReturnEstimator, RunningTransform, Target, ValueLoss, empirical_loss, frozen, missing, settled, total
 from rlloss.targets import action_outputs
+from rlloss.value_losses import ScalarTarget
 
 # What regularisers may read of action values.
 OBSERVED = ("parameters", "action_values", "action", "features", "next_features")
@@ -143,12 +144,19 @@ class ActionValues:
         return gradient, metrics
 
     def moved(self, trees: list[Parameters], transform: tuple, returns: Tensor, mask: Tensor | None) -> tuple[list[Parameters], tuple]:
-        """Parameters and state of the running transform after it has seen returns [batch]; all networks keep their values."""
+        """Parameters and state of the running transform after it has seen returns [batch]; all networks keep what `value_loss.moved` keeps."""
         if not self.running:
             return trees, transform
         fresh = self.running.update(transform, returns, mask)
         scale, shift = self.value_loss.moved(*self.running.kept(transform, fresh))
         return [tree | named("head.", self.head.rescaled(part("head.", tree), scale, shift)) for tree in trees], fresh
+
+
+class Expectation(ScalarTarget):
+    """A value loss whose targets are numbers, which no support clips: what a running scale should see."""
+
+    def __init__(self, value_loss: ValueLoss) -> None:
+        self.outputs, self.value = value_loss.outputs, value_loss.value
 
 
 def noise_of_passes(uniforms: Tensor, passes: int, count: int) -> tuple[Tensor | None, ...]:

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from agents import batches, frames, heads
-from agents.action_values import ActionValues, noise_of_passes, report
+from agents.action_values import ActionValues, Expectation, noise_of_passes, report
 from agents.agent import Metrics, Plan
 from agents.batches import Batch
 from agents.exploration import EpsilonGreedy, Exploration
@@ -160,16 +160,19 @@ class DQN:
 
     def learn(self, state: DQNState, batch: Batch, progress: Tensor, noise: tuple[Tensor | None, ...] = (None,) * PASSES) -> tuple[DQNState, Metrics]:
         """One gradient step on a batch, and what can be told of it."""
-        target = (self._return_target if self.on_trajectories else self._step_target)(state, batch, noise)
-        q, returns = self.action_values, settled(self.value_loss, state.transform).expected(target)
-        (parameters, tracked), transform = q.moved([state.parameters, state.target_parameters], state.transform, returns, batch.mask)
-        gradient, metrics = q.gradient(parameters, transform, batch, target, noise[0])
+        q, make_target = self.action_values, self._return_target if self.on_trajectories else self._step_target
+        if q.running:
+            returns = make_target(state, batch, noise, Expectation(settled(self.value_loss, state.transform)))
+            (parameters, tracked), transform = q.moved([state.parameters, state.target_parameters], state.transform, returns, batch.mask)
+            state = state._replace(parameters=parameters, target_parameters=tracked, transform=transform)
+        target = make_target(state, batch, noise, settled(self.value_loss, state.transform))
+        gradient, metrics = q.gradient(state.parameters, state.transform, batch, target, noise[0])
         gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
-        parameters, optimizer = self.optimizer.step(parameters, gradient, state.optimizer, progress)
-        tracked = self.target_network.track(tracked, parameters)
-        return DQNState(parameters, tracked, optimizer, state.replay, transform), metrics
+        parameters, optimizer = self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
+        tracked = self.target_network.track(state.target_parameters, parameters)
+        return state._replace(parameters=parameters, target_parameters=tracked, optimizer=optimizer), metrics
 
-    def _step_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...]) -> Tensor:
+    def _step_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...], value_loss: ValueLoss | Expectation) -> Tensor:
         q = self.action_values
         step = Step(
             batch.reward,
@@ -180,9 +183,9 @@ class DQN:
             current=lambda: q.outputs(state.target_parameters, batch.observation, noise[3]),
             next_action=batch.next_action,
         )
-        return self.target(settled(self.value_loss, state.transform), step)
+        return self.target(value_loss, step)
 
-    def _return_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...]) -> Tensor:
+    def _return_target(self, state: DQNState, batch: Batch, noise: tuple[Tensor | None, ...], value_loss: ValueLoss | Expectation) -> Tensor:
         """Targets [steps · batch] of the policy that is greedy to the target network."""
         with torch.no_grad():
             # One noise for both: a next state is the following row's state, whose value must be the same.
@@ -192,7 +195,7 @@ class DQN:
             ratio = (batch.action == values.argmax(-1)) / batch.probability
             rows = (batch.reward, batch.discount, batch.truncated, value, following.amax(-1), ratio)
             estimate = self.target(Trajectory(*(row.unflatten(0, (self.steps, -1)) for row in rows)))
-            return settled(self.value_loss, state.transform).of_return(estimate.value_target.flatten())
+            return value_loss.of_return(estimate.value_target.flatten())
 
     def schedules(self, progress: Tensor) -> dict[str, float]:
         """What the schedules say at this progress, by TensorBoard tag."""

@@ -21,7 +21,9 @@ from rlloss.targets import n_step_backup
 class Frames(spaces.Box):
     """The last `count` frames of an episode as one observation [count, …], the newest last."""
 
-    def __init__(self, frame: spaces.Box, count: int) -> None:
+    def __init__(self, frame: spaces.Space, count: int) -> None:
+        if not isinstance(frame, spaces.Box):
+            raise ValueError(f"frame_stack {count} needs Box observations, this environment has {frame}; set frame_stack=1")
         super().__init__(np.stack([frame.low] * count), np.stack([frame.high] * count), dtype=frame.dtype)
         self.frame = frame
 
@@ -34,8 +36,6 @@ class Stacked(gymnasium.ObservationWrapper):
 
     def __init__(self, environment: gymnasium.Env, count: int) -> None:
         super().__init__(environment)
-        if not isinstance(environment.observation_space, spaces.Box):
-            raise ValueError(f"frame_stack {count} needs Box observations, this environment has {environment.observation_space}; set frame_stack=1")
         self.observation_space = Frames(environment.observation_space, count)
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:

@@ -9,6 +9,12 @@ import numpy as np
 
 from agents.environments import Environment
 
+# What an id of ale-py's says.
+REGISTERED = ("game", "frameskip", "repeat_action_probability", "full_action_space", "max_num_frames_per_episode")
+
+# What would break the order of environments, or leave the last frame of a life untold.
+REFUSED = ("batch_size", "num_envs", "seed", "autoreset_mode", "life_loss_info")
+
 
 class EnvPool:
     """EnvPool's environments; ids and arguments are those of `envpool.make`."""
@@ -16,6 +22,7 @@ class EnvPool:
     partial = True
 
     def __init__(self, environment: Environment, seeds: Sequence[int]) -> None:
+        _check(environment)
         try:
             import envpool
         except ImportError as error:
@@ -42,11 +49,15 @@ class EnvPool:
 
 
 class Atari:
-    """ale-py's own vector environment, whose frames are grey, small and skipped; arguments are those of `AtariVectorEnv`."""
+    """ale-py's own vector environment, whose frames are grey, small and skipped; arguments are those of `AtariVectorEnv`.
+
+    What the id stands for in Gymnasium, such as sticky actions, holds here too; rewards aren't clipped unless asked for.
+    """
 
     partial = False
 
     def __init__(self, environment: Environment, seeds: Sequence[int]) -> None:
+        _check(environment)
         if not environment.id.startswith("ALE/"):
             raise ValueError(f"env.backend=ale is for Atari games, whose ids begin with ALE/, got {environment.id}; use env.backend=gymnasium")
         try:
@@ -54,9 +65,10 @@ class Atari:
         except ImportError as error:
             raise ValueError("env.backend=ale needs the extra atari: pip install 'rlloss[atari]'") from error
         try:
-            game = gymnasium.spec(environment.id).kwargs["game"]
+            registered = gymnasium.spec(environment.id).kwargs
+            arguments = {name: registered[name] for name in REGISTERED if name in registered} | {"reward_clipping": False, **environment.arguments}
             # It begins the next episode by itself, since it can't leave single ones ended; its own stacks begin with black frames.
-            self.made: Any = AtariVectorEnv(game, len(seeds), stack_num=1, autoreset_mode="SameStep", **environment.arguments)
+            self.made: Any = AtariVectorEnv(num_envs=len(seeds), stack_num=1, autoreset_mode="SameStep", **arguments)
         except Exception as error:  # As above.
             raise ValueError(f"ale-py can't make {environment.id}: {type(error).__name__}: {' '.join(str(error).split())}") from error
         several = self.made.single_observation_space
@@ -80,3 +92,9 @@ class Atari:
     def close(self) -> None:
         """Free the environments."""
         self.made.close()
+
+
+def _check(environment: Environment) -> None:
+    """Raise ValueError for arguments that a pool can't be made with."""
+    if refused := [name for name in REFUSED if name in environment.arguments]:
+        raise ValueError(f"env.arguments.{refused[0]} can't be set with env.backend={environment.backend}; leave it out")

@@ -1,4 +1,5 @@
-"""Environments that a library steps itself, many by one call. The same results as `agents.environments` gives.
+"""Environments that a library steps itself, many by one call. The same results as `agents.environments` gives, but that
+EnvPool takes an episode that ends in its last possible step for cut only.
 
 A pool takes a seed for each environment once, not for each episode. So where an episode of Gymnasium's is
 (seed, actions), a pool is its seeds and all actions since the run began, and a continued run repeats them.

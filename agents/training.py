@@ -365,6 +365,9 @@ def _check_together(runs: Sequence[Run]) -> None:
     for name in ("evaluation", *(name for name in LOWEST if name != "seed")):
         if len({getattr(run, name) for run in runs}) > 1:
             raise ValueError(f"runs of one population must have the same {name}; train these apart")
+    for name in ("id", "backend", "frame_stack"):
+        if len({getattr(run.environment, name) for run in runs}) > 1:
+            raise ValueError(f"runs of one population must have environments of the same {name}; train these apart")
     directories = [run.directory.resolve() for run in runs if run.directory]
     if len(set(directories)) < len(directories):
         raise ValueError("two runs would share a directory; give each its own")

@@ -30,7 +30,7 @@ class Categorical:
         V = Σᵢ pᵢ zᵢ,  p = softmax(x),  zᵢ = h⁻¹(h(v_min) + i·(h(v_max) − h(v_min))/(bins − 1))
 
     An affine h changes nothing: the support is spaced evenly with it and without. With a running scale v_min and
-    v_max are in its units: the support moves with the returns, and need not be known before.
+    v_max are in its units, and v_min = −v_max: the support moves with the returns, and need not be known before.
 
     For: losses of the cross-entropy kind.
     Source: Bellemare, Dabney and Munos, arXiv 1707.06887.
@@ -51,6 +51,9 @@ class Categorical:
             return
         if self.vmin >= self.vmax:
             raise ValueError(f"vmin must be less than vmax, got vmin {self.vmin:g} and vmax {self.vmax:g}")
+        if isinstance(self.transform, RunningTransform) and self.vmin != -self.vmax:
+            # What lies off the middle would move with the scale, and the scale with it.
+            raise ValueError(f"vmin must be −vmax with a running scale, of which they are multiples, got vmin {self.vmin:g} and vmax {self.vmax:g}")
         begun = self.transform.init() if isinstance(self.transform, RunningTransform) else ()
         slope = 1 / settled(self, begun).support(torch.zeros(())).diff()
         if not ((slope > 0) & slope.isfinite()).all():

@@ -193,8 +193,8 @@ class PopArt:
     inverse = __call__
 
     def transform(self, moments: Moments) -> Affine:
-        """h at these moments."""
-        return Affine(moments.variance.sqrt().clamp(min=self.min_scale), moments.mean)
+        """h at these moments; its scale is at least 10⁻⁴ of the mean, so that float32 can tell what lies within it apart."""
+        return Affine(torch.maximum(moments.variance.sqrt().clamp(min=self.min_scale), 1e-4 * moments.mean.abs()), moments.mean)
 
     def kept(self, before: Moments, after: Moments) -> tuple[Tensor, Tensor]:
         """The scale and shift, 0-dim, of outputs x = h(v) with which they keep their value v when h moves.

@@ -7,6 +7,7 @@ import torch
 from agents.backends import BACKENDS
 from agents.config import ConfigError, build
 from agents.environments import Environment
+from agents.pool_kinds import Atari
 from agents.replay import record
 from tests.conftest import small_config
 
@@ -14,7 +15,7 @@ vector_env = pytest.importorskip("ale_py.vector_env")
 
 STACK = 3
 # An episode is cut after 40 frames, ten steps and more.
-ARGUMENTS = {"max_num_frames_per_episode": 40, "noop_max": 5, "img_height": 20, "img_width": 30}
+ARGUMENTS = {"repeat_action_probability": 0.0, "max_num_frames_per_episode": 40, "noop_max": 5, "img_height": 20, "img_width": 30}
 BREAKOUT = Environment("ALE/Breakout-v5", ARGUMENTS, backend="ale", frame_stack=STACK)
 
 
@@ -34,7 +35,7 @@ def step(episodes, rng):
 def test_frames_are_those_that_the_library_shows_before_it_begins_anew():
     episodes, rng = made([3]), np.random.default_rng(0)
     episodes.begin()
-    library = vector_env.AtariVectorEnv("breakout", 2, stack_num=1, autoreset_mode="SameStep", **ARGUMENTS)
+    library = vector_env.AtariVectorEnv("breakout", 2, stack_num=1, autoreset_mode="SameStep", reward_clipping=False, **ARGUMENTS)
     frames, _ = library.reset(seed=episodes.pools.pools[0].seeds)
     stacks = np.repeat(frames, STACK, 1)
     cuts = 0
@@ -72,12 +73,25 @@ def test_a_run_goes_on_exactly_where_it_was_and_is_the_same_alone():
         assert one[0] == other[0] and all(np.array_equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
 
 
+def test_an_id_means_what_it_means_in_gymnasium():
+    """v5 repeats actions at random, so two seeds part though they do the same; rewards are the game's own."""
+    pool = Atari(Environment("ALE/Seaquest-v5", {"noop_max": 0, "img_height": 20, "img_width": 20}, backend="ale"), [1, 2])
+    pool.reset(np.arange(2))
+    rng, rewards, parted = np.random.default_rng(0), set(), False
+    for _ in range(400):
+        frames, reward, *_ = pool.step(np.full(2, rng.integers(18), np.int32), np.arange(2))
+        parted |= not np.array_equal(*frames)
+        rewards |= set(reward.tolist())
+    assert parted and max(rewards) > 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["env.backend=ale"], "env.backend=ale is for Atari games, whose ids begin with ALE/, got CartPole-v1"),
         (["env=atari_pong", "env.id=ALE/Nothing-v5"], "ale-py can't make ALE/Nothing-v5"),
         (["env=atari_pong", "+env.arguments.size=3"], "ale-py can't make ALE/Pong-v5: TypeError"),
+        (["env=atari_pong", "+env.arguments.life_loss_info=true"], "env.arguments.life_loss_info can't be set with env.backend=ale"),
         (["env=atari_pong", "+env/wrapper=flatten"], "env.wrappers can't be put around environments of env.backend=ale"),
     ],
 )

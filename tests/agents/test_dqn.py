@@ -168,7 +168,20 @@ def test_a_categorical_head_learns_returns_of_a_size_that_nobody_said(value_loss
     batch = batch._replace(reward=reward, discount=torch.zeros_like(batch.discount))
     for _ in range(300):
         state, metrics = agent.learn(state, batch, torch.tensor(0.0))
-    assert metrics["td_error"].abs().mean() < 100
+    assert (metrics["value"] - reward).abs().mean() < 100
+
+
+@pytest.mark.parametrize("value_loss", [TwoHot(51, -5.0, 5.0), C51(51, -5.0, 5.0)], ids=lambda loss: type(loss).__name__)
+def test_a_running_scale_sees_rare_returns_beyond_the_support(value_loss):
+    """Of a hundred returns two are 100, seven deviations from the mean; a scale of clipped targets would shrink to nothing."""
+    agent = DQN(BOX, THREE, 0.9, network=MLP((32,)), optimizer=Adam(1e-3), value_loss=dataclasses.replace(value_loss, transform=PopArt(step_size=0.1)))
+    state, batch = agent.init(torch.Generator().manual_seed(0), 1), _batch()
+    size, reward = len(batch.reward), torch.zeros(100)
+    reward[:2] = 100.0
+    for turn in range(300):
+        drawn = torch.randint(100, (size,), generator=torch.Generator().manual_seed(turn))
+        state, _ = agent.learn(state, batch._replace(reward=reward[drawn], discount=torch.zeros(size), mask=None), torch.tensor(0.0))
+    assert settled(agent.value_loss, state.transform).transform.scale > 5
 
 
 class _OneNumber:

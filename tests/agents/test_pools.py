@@ -111,6 +111,8 @@ def test_runs_together_are_the_runs_alone(tmp_path, compiled):
         (["env.id=Nowhere-v0", "env.backend=envpool"], "EnvPool can't make Nowhere-v0"),
         (["env.backend=nobody"], "env.backend must be gymnasium or envpool or ale, got nobody"),
         (["env.backend=envpool", "+env/wrapper=flatten"], "env.wrappers can't be put around environments of env.backend=envpool"),
+        (["env.backend=envpool", "+env.arguments.batch_size=1"], "env.arguments.batch_size can't be set with env.backend=envpool"),
+        (["env.backend=envpool", "env.id=FrozenLake-v1", "env.frame_stack=2"], "frame_stack 2 needs Box observations"),
         (["env.backend=envpool", "+env.arguments.size=3"], "EnvPool can't make CartPole-v1"),
     ],
 )
@@ -118,3 +120,9 @@ def test_mistakes_are_one_line(words, message):
     with pytest.raises(ConfigError, match=message) as caught:
         build(small_config(*words))
     assert "\n" not in str(caught.value)
+
+
+def test_runs_together_have_one_backend():
+    runs = [build(compose([f"env.backend={backend}", "total_steps=10"])) for backend in ("gymnasium", "envpool")]
+    with pytest.raises(ValueError, match="environments of the same backend"):
+        train(runs, compile=False)

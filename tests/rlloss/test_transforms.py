@@ -104,6 +104,19 @@ def test_the_support_of_a_categorical_head_moves_with_the_scale(make):
     assert scale.tolist() == [1] * 21 and shift.tolist() == [0] * 21
 
 
+@pytest.mark.parametrize("make", [HLGauss, TwoHot, C51])
+def test_a_support_off_the_middle_of_a_running_scale_is_refused(make):
+    with pytest.raises(ValueError, match="vmin must be −vmax with a running scale"):
+        make(21, -3.0, 8.0, transform=PopArt())
+
+
+def test_a_support_around_constant_returns_is_one_still():
+    popart = PopArt()
+    moments, outputs = popart.update(popart.init(), torch.full((32,), 1000.0)), torch.randn(4, 51)
+    loss = settled(TwoHot(51, -5.0, 5.0, transform=popart), moments)
+    assert loss(outputs, torch.full((4,), 1000.0)).isfinite().all() and len(loss.support(outputs).unique()) == 51
+
+
 def test_a_running_transform_is_settled_and_any_other_left_alone():
     loss = Huber(0.5, transform=SignedLog())
     assert settled(loss, ()) is loss
