@@ -37,11 +37,11 @@ class EnvPool:
 
     def reset(self, places: np.ndarray) -> np.ndarray:
         """The first observations [places, …] of new episodes at some places."""
-        return self.made.reset(places.astype(np.int32))[0]
+        return self.made.reset(places.astype(np.int32, copy=False))[0]
 
     def step(self, actions: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations, rewards, terminated and truncated, [places, …] each."""
-        return self.made.step(actions, places.astype(np.int32))[:4]
+        return self.made.step(actions, places.astype(np.int32, copy=False))[:4]
 
     def close(self) -> None:
         """Free the environments."""

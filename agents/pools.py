@@ -60,26 +60,33 @@ class Pools:
         groups = [[run for run, other in enumerate(environments) if other == one] for one in different] if kind.partial else [[run] for run in range(len(seeds))]
         self.pools = [kind(one, [seed for run in runs for seed in seeds[run]]) for one, runs in zip(different, groups, strict=True)]
         self.places = [np.concatenate([np.arange(run * width, (run + 1) * width) for run in runs]) for runs in groups]
+        # A slice where it can be: it needs no copies.
+        several = len(self.pools) > 1
+        self._all = [(pool, np.arange(len(places), dtype=np.int32), places if several else slice(None)) for pool, places in zip(self.pools, self.places, strict=True)]
 
-    def restart(self, chosen: np.ndarray) -> None:
-        """Start new episodes in the chosen environments, bool [runs × environments]."""
+    def restart(self, chosen: np.ndarray | None = None) -> None:
+        """Start new episodes in the chosen environments, bool [runs × environments], None for all."""
         for pool, inside, places in self._of(chosen):
             first = pool.reset(inside)
             self.observation[places] = first[:, None] if self.stacked else first
 
-    def step(self, actions: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Step the chosen environments, bool [runs × environments]: rewards, terminated and truncated, 0 for the others."""
-        reward, terminated, truncated = np.zeros(len(chosen), np.float32), np.zeros(len(chosen), bool), np.zeros(len(chosen), bool)
+    def step(self, actions: np.ndarray, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Step the chosen environments, bool [runs × environments], None for all: rewards, terminated and truncated, 0 for the others."""
+        count = len(self.observation)
+        reward, terminated, truncated = np.zeros(count, np.float32), np.zeros(count, bool), np.zeros(count, bool)
         for pool, inside, places in self._of(chosen):
-            frame, reward[places], terminated[places], truncated[places] = pool.step(actions[places].astype(np.int32), inside)
+            frame, reward[places], terminated[places], truncated[places] = pool.step(actions[places].astype(np.int32, copy=False), inside)
             if self.stacked:
                 self.observation[places] = np.concatenate([self.observation[places, 1:], frame[:, None]], 1)
             else:
                 self.observation[places] = frame
         return reward, terminated, truncated
 
-    def _of(self, chosen: np.ndarray) -> Iterator[tuple[Pool, np.ndarray, np.ndarray]]:
+    def _of(self, chosen: np.ndarray | None) -> Iterator[tuple[Pool, np.ndarray, np.ndarray | slice]]:
         """Each pool with chosen environments: their places in the pool, and among all."""
+        if chosen is None:
+            yield from self._all
+            return
         for pool, places in zip(self.pools, self.places, strict=True):
             if len(inside := np.flatnonzero(chosen[places])):
                 yield pool, inside, places[inside]
@@ -103,7 +110,7 @@ class PoolEpisodes:
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
-        self.pools.restart(np.ones(self.records.size, bool))
+        self.pools.restart()
 
     def step(self, actions: np.ndarray, probabilities: np.ndarray) -> list[Ended]:
         """Take actions [runs, environments], counted from 0, chosen with these probabilities; returns the episodes that ended."""
@@ -112,7 +119,7 @@ class PoolEpisodes:
         # Of stacked frames records hold the newest alone.
         records["observation"] = self.observation[:, :, -1] if self.pools.stacked else self.observation
         self.actions.append(records["action"].copy())
-        taken = self.pools.step(self.actions[-1].reshape(-1), np.ones(records.size, bool))
+        taken = self.pools.step(self.actions[-1].reshape(-1))
         for name, field in zip(("reward", "terminated", "truncated"), taken, strict=True):
             records[name] = field.reshape(shape)
         if not self.pools.stacked:
@@ -168,14 +175,14 @@ def evaluate(
 ) -> list[list[float]]:
     """The returns of greedy episodes of every run; see `agents.evaluation.evaluate`. Every episode has a new environment with a seed of its own."""
     runs, width = observation.shape[:2]
-    everywhere, returns = np.ones(runs * width, bool), [[] for _ in range(runs)]
+    returns = [[] for _ in range(runs)]
     streams = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
     for first in range(0, evaluation.episodes, width):
         pools = Pools(kind, environments, [[stream[first + place] for place in range(width)] for stream in streams], observation)
-        pools.restart(everywhere)
+        pools.restart()
         gained, running = np.zeros(runs * width), np.tile(np.arange(first, first + width) < evaluation.episodes, runs)
         for _ in range(evaluation.max_steps):
-            reward, terminated, truncated = pools.step(act().reshape(-1), everywhere)
+            reward, terminated, truncated = pools.step(act().reshape(-1))
             gained += reward * running
             running &= ~(terminated | truncated)
             if not running.any():
