@@ -66,6 +66,8 @@ def locked(directory: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise RunDirectoryError(f"another process is training in {directory}") from error
+    except PermissionError as error:
+        raise RunDirectoryError(f"can't write to {directory}: {error.strerror}; choose a directory of yours") from error
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_the_result_is_machine_readable(small_run, tmp_path):
     result = train([small_run(directory=tmp_path / "run")])[0]
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     assert record["evaluation"]["returns"] == result.evaluation_returns and record["steps"] == 300 and record["updates"] == 250
-    assert record["versions"]["torch"] == torch.__version__ and record["wall_seconds"] > 0
+    assert record["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0] and record["wall_seconds"] > 0
     assert {path.name.split(".")[0] for path in (tmp_path / "run").iterdir()} == {"config", "events", "checkpoint-000000000300", "lock", "result"}
 
 
