@@ -99,7 +99,7 @@ class ActorCritic:
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(f"ActorCritic needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
         if isinstance(self.observation_space, Frames):
-            raise ValueError("ActorCritic keeps whole observations; leave env.frame_stack at 1 and stack by env/wrapper=frame_stack")
+            raise ValueError("ActorCritic keeps whole observations; set env.frame_stack=1, and with env.backend=gymnasium stack by +env/wrapper=frame_stack")
         storage(self.observation_space)
         self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
         in_range("discount", self.discount, 0, 1)

@@ -74,7 +74,7 @@ class PQN:
     def __post_init__(self) -> None:
         self.action_values.check("PQN", self.exploration, self.target)
         if isinstance(self.observation_space, Frames):
-            raise ValueError("PQN keeps whole observations; leave env.frame_stack at 1 and stack by env/wrapper=frame_stack")
+            raise ValueError("PQN keeps whole observations; set env.frame_stack=1, and with env.backend=gymnasium stack by +env/wrapper=frame_stack")
         in_range("discount", self.discount, 0, 1)
         in_range("rollout", self.rollout, 2)
         in_range("epochs", self.epochs, 1)
