@@ -154,8 +154,8 @@ class Builder:
         elif dataclasses.is_dataclass(target):
             places = {key: _reference(item) or f"{path}.{key}" for key, item in node.items()}
             arguments = _checked(target, arguments, path, places, given)
-        if node.get("_partial_"):
-            return functools.partial(target, **arguments)
+        if node.get("_partial_"):  # Wrappers of Gymnasium's want tuples, which YAML doesn't have.
+            return functools.partial(target, **{name: tuple(each) if isinstance(each, list) else each for name, each in arguments.items()})
         try:
             return target(**arguments, **given)
         except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.command_help import groups
-from agents.config import build
+from agents.config import Builder, build
 from agents.environments import Environment, Episodes, UnrepeatableError
 from agents.replay import record
 from agents.spaces import storage
@@ -141,3 +141,17 @@ def test_games_are_learned_and_repeat_themselves(tmp_path, name, network, module
     assert result.updates == 10 and len(result.evaluation_returns) == 1
     (tmp_path / "result.json").unlink()
     assert train([run], compile=False, resume=True)[0].evaluation_returns == result.evaluation_returns
+
+
+class _Colour(gymnasium.Env):
+    observation_space, action_space = gymnasium.spaces.Box(0, 255, (10, 12, 3), np.uint8), gymnasium.spaces.Discrete(2)
+
+    def reset(self, **options):
+        return np.zeros((10, 12, 3), np.uint8), {}
+
+
+def test_images_are_resized():
+    pytest.importorskip("cv2")
+    wrap = Builder(small_config("+env/wrapper=resize", "env.wrappers.resize.shape=[20,30]")).build("env").wrappers["resize"]
+    resized = wrap(_Colour())
+    assert resized.observation_space.shape == resized.reset()[0].shape == (20, 30, 3)
