@@ -5,6 +5,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from agents import parts
 from agents.agent import Metrics
 from agents.batches import Batch
 from agents.exploration import Exploration, Greedy
@@ -12,7 +13,7 @@ from agents.heads import Head
 from agents.networks import Network, Parameters, named, part
 from agents.spaces import encode, features, storage
 from agents.streams import normal, paired
-from rlloss import Observed, Regularizer, ReturnEstimator, RunningTransform, Target, ValueLoss, empirical_loss, frozen, missing, settled, total
+from rlloss import Observed, Regularizer, ReturnEstimator, Target, ValueLoss, empirical_loss, frozen, settled, total
 from rlloss.targets import action_outputs
 from rlloss.value_losses import ScalarTarget
 
@@ -41,13 +42,7 @@ class ActionValues:
             raise ValueError("exploration Greedy needs a head with noise, or nothing would ever be explored; choose head=noisy or another exploration")
         if getattr(target, "of_states", False):
             raise ValueError(f"target {type(target).__name__} is for values of states: {agent} would never learn an action that isn't greedy; choose Retrace")
-        if self.running and not hasattr(self.value_loss, "moved"):
-            raise ValueError(f"value_loss {type(self.value_loss).__name__} can't take a running transform, since it doesn't say how outputs are moved; choose another")
-        for name, regularizer in self.regularizers.items():
-            if name in ("value", "total"):
-                raise ValueError(f"regularizers.{name} would take the place of loss/{name} in the logs; give it another name")
-            if lacking := missing(regularizer, OBSERVED):
-                raise ValueError(f"regularizers.{name} needs {', '.join(lacking)}, which {agent} doesn't have; leave it out")
+        parts.check(agent, self.value_loss, self.regularizers, OBSERVED, ("value", "total"))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,20 +54,10 @@ class ActionValues:
         """Normal random numbers that one pass through the head takes."""
         return self.head.numbers(self.network.width(features(self.observation_space)), self.shape)
 
-    @property
-    def running(self) -> RunningTransform | None:
-        """The value loss's running transform, if it has one."""
-        transform = getattr(self.value_loss, "transform", None)
-        return transform if isinstance(transform, RunningTransform) else None
-
     def init(self, generator: torch.Generator) -> Parameters:
         """Initial parameters, those of the head with `head.` before their names."""
         shape = features(self.observation_space)
         return self.network.init(generator, shape) | named("head.", self.head.init(generator, self.network.width(shape), self.shape))
-
-    def init_transform(self) -> tuple:
-        """The state of the running transform before any return was seen; () for any other transform."""
-        return self.running.init() if self.running else ()
 
     def features(self, parameters: Parameters, observation: Tensor) -> Tensor:
         """What the head reads, [batch, width], of stored observations [batch, …]."""
@@ -145,10 +130,9 @@ class ActionValues:
 
     def moved(self, trees: list[Parameters], transform: tuple, returns: Tensor, mask: Tensor | None) -> tuple[list[Parameters], tuple]:
         """Parameters and state of the running transform after it has seen returns [batch]; all networks keep what `value_loss.moved` keeps."""
-        if not self.running:
+        if not parts.running(self.value_loss):
             return trees, transform
-        fresh = self.running.update(transform, returns, mask)
-        scale, shift = self.value_loss.moved(*self.running.kept(transform, fresh))
+        scale, shift, fresh = parts.followed(self.value_loss, transform, returns, mask)
         return [tree | named("head.", self.head.rescaled(part("head.", tree), scale, shift)) for tree in trees], fresh
 
 

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import rollouts
+from agents import parts, rollouts
 from agents.action_values import report
 from agents.agent import Metrics, Plan
 from agents.exploration import Softmax
@@ -29,11 +29,9 @@ from rlloss import (
     PPOClip,
     Regularizer,
     ReturnEstimator,
-    RunningTransform,
     ValueLoss,
     empirical_loss,
     frozen,
-    missing,
     settled,
     total,
 )
@@ -109,13 +107,7 @@ class ActorCritic:
         in_range("max_gradient_norm", self.max_gradient_norm, 0, math.inf, above=True)
         if getattr(self.target, "reads", None) is not Trajectory:
             raise ValueError(f"target {type(self.target).__name__} looks at single steps, but ActorCritic learns from rollouts; choose gae or another over trajectories")
-        if isinstance(getattr(self.value_loss, "transform", None), RunningTransform) and not hasattr(self.value_loss, "moved"):
-            raise ValueError(f"value_loss {type(self.value_loss).__name__} can't take a running transform, since it doesn't say how outputs are moved; choose another")
-        for name, regularizer in self.regularizers.items():
-            if name in ("policy", "value", "total"):
-                raise ValueError(f"regularizers.{name} would take the place of loss/{name} in the logs; give it another name")
-            if lacking := missing(regularizer, OBSERVED):
-                raise ValueError(f"regularizers.{name} needs {', '.join(lacking)}, which ActorCritic doesn't have; leave it out")
+        parts.check("ActorCritic", self.value_loss, self.regularizers, OBSERVED, ("policy", "value", "total"))
 
     @property
     def layout(self) -> np.dtype:
@@ -138,11 +130,10 @@ class ActorCritic:
         parameters = {name: p for torso in torsos for name, p in named(torso, self.network.init(generator, shape)).items()}
         parameters |= named("policy.", {name: 0.01 * p for name, p in Linear().init(generator, width, (self.actions, 1)).items()})
         parameters |= named("value.", Linear().init(generator, width, (1, self.value_loss.outputs)))
-        transform = getattr(self.value_loss, "transform", None)
         return ActorCriticState(
             parameters,
             self.optimizer.init(parameters),
-            transform.init() if isinstance(transform, RunningTransform) else (),
+            parts.init_transform(self.value_loss),
             torch.zeros(slots),
             torch.zeros(slots),
             rollouts.no_order(slots, self.epochs, self.minibatches),
@@ -189,11 +180,9 @@ class ActorCritic:
 
     def _moved(self, state: ActorCriticState, returns: Tensor) -> tuple[Parameters, tuple]:
         """Parameters and state of the running transform after it has seen returns; the critic keeps its values."""
-        running = getattr(self.value_loss, "transform", None)
-        if not isinstance(running, RunningTransform):
+        if not parts.running(self.value_loss):
             return state.parameters, state.transform
-        fresh = running.update(state.transform, returns)
-        scale, shift = self.value_loss.moved(*running.kept(state.transform, fresh))
+        scale, shift, fresh = parts.followed(self.value_loss, state.transform, returns)
         return state.parameters | named("value.", Linear().rescaled(part("value.", state.parameters), scale, shift)), fresh
 
     def update(self, state: ActorCriticState, memory: Tensor, uniforms: Tensor, added: Tensor, progress: Tensor) -> tuple[ActorCriticState, Metrics]:

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import batches, frames, heads
+from agents import batches, frames, heads, parts
 from agents.action_values import ActionValues, Expectation, noise_of_passes, report
 from agents.agent import Metrics, Plan
 from agents.batches import Batch
@@ -126,7 +126,7 @@ class DQN:
         """The state before the first update, with memory for so many records: the target network equals the online network."""
         parameters = self.action_values.init(generator)
         copy = {name: p.clone() for name, p in parameters.items()}
-        return DQNState(parameters, copy, self.optimizer.init(parameters), self.replay.init(slots), self.action_values.init_transform())
+        return DQNState(parameters, copy, self.optimizer.init(parameters), self.replay.init(slots), parts.init_transform(self.value_loss))
 
     def act(self, state: DQNState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [environments], counted from 0, and the probabilities with which they were chosen; see `ActionValues.act`."""
@@ -161,7 +161,7 @@ class DQN:
     def learn(self, state: DQNState, batch: Batch, progress: Tensor, noise: tuple[Tensor | None, ...] = (None,) * PASSES) -> tuple[DQNState, Metrics]:
         """One gradient step on a batch, and what can be told of it."""
         q, make_target = self.action_values, self._return_target if self.on_trajectories else self._step_target
-        if q.running:
+        if parts.running(self.value_loss):
             returns = make_target(state, batch, noise, Expectation(settled(self.value_loss, state.transform)))
             (parameters, tracked), transform = q.moved([state.parameters, state.target_parameters], state.transform, returns, batch.mask)
             state = state._replace(parameters=parameters, target_parameters=tracked, transform=transform)

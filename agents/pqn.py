@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import rollouts
+from agents import parts, rollouts
 from agents.action_values import ActionValues, noise_of_passes, report
 from agents.agent import Metrics, Plan
 from agents.batches import Batch
@@ -102,7 +102,7 @@ class PQN:
         """The state before the first rollout of so many records."""
         parameters = self.action_values.init(generator)
         order = rollouts.no_order(slots, self.epochs, self.minibatches)
-        return PQNState(parameters, self.optimizer.init(parameters), self.action_values.init_transform(), torch.zeros(slots), order, torch.zeros((), dtype=torch.long))
+        return PQNState(parameters, self.optimizer.init(parameters), parts.init_transform(self.value_loss), torch.zeros(slots), order, torch.zeros((), dtype=torch.long))
 
     def act(self, state: PQNState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [environments], counted from 0, and the probabilities with which they were chosen; see `ActionValues.act`."""
