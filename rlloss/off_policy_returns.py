@@ -70,7 +70,7 @@ def v_trace(
     on = continues(truncated, reward)
     error = clipped(clip_error) * (reward + times(discount, next_value) - value)
     target = value + linear_recurrence(error, discount * on * like(reward, lambda_) * clipped(clip_trace))
-    following = torch.where(on > 0, torch.cat([target[1:], target[:1]]), next_value)
+    following = torch.where(on > 0, torch.cat([target[1:], next_value[-1:]]), next_value)
     advantage = clipped(clip_policy) * (reward + times(discount, following) - value)
     return Estimate(target.detach(), advantage.detach())
 

@@ -9,8 +9,8 @@ Conventions of all functions here and in `off_policy_returns.py`:
     value[t]       V(s_t)
     next_value[t]  V(s′_t) of the true next observation; at a cut not that of the next row, at an end anything
 
-Where no cut happens, next_value[t] = value[t+1]. Behind the last row there is a cut as well. Results carry
-no gradient. A recursion over time is one `linear_recurrence`, whose work is parallel.
+Where no cut happens, next_value[t] = value[t+1]. Behind the last row there is a cut as well, truncated or
+not. Results carry no gradient. A recursion over time is one `linear_recurrence`, whose work is parallel.
 """
 
 from typing import NamedTuple, Protocol
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rlloss.checks import floating, floats_of_one_shape, in_range, same_shape
 from rlloss.frozen import frozen
-from rlloss.numbers import like, times
+from rlloss.numbers import like, once, times
 
 # Rows of a block in `linear_recurrence`.
 BLOCK = 8
@@ -54,10 +54,10 @@ class ReturnEstimator(Protocol):
         """Value targets and advantages [time, batch, …], without gradient."""
 
 
-def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
+def linear_recurrence(constant: Tensor, factor: Tensor, last: Tensor | None = None) -> Tensor:
     """The solution of a linear recurrence that runs backwards in time, parallel over blocks of time.
 
-        x_t = a_t + b_t·x_{t+1},  x_T = 0
+        x_t = a_t + b_t·x_{t+1}
 
     Within a block of L rows it is a chain, x_t = A_t + B_t·x_{t+L}, computed for all blocks at once; what
     enters a block, the first x of the next one, obeys a recurrence over blocks, solved in the same way.
@@ -67,6 +67,7 @@ def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
     Args:
         constant: a [time, ...], finite.
         factor: b, same shape, finite; 0 cuts the recurrence.
+        last: x_T [...], what the last row goes on with; zeros if not given.
 
     Returns:
         x [time, ...], differentiable.
@@ -80,18 +81,22 @@ def linear_recurrence(constant: Tensor, factor: Tensor) -> Tensor:
     floats_of_one_shape(constant=constant, factor=factor)
     if not constant.numel():
         return constant
-    return _solved(constant.reshape(len(constant), -1), factor.reshape(len(factor), -1)).reshape(constant.shape)
+    last = torch.zeros_like(constant[0]) if last is None else last
+    floats_of_one_shape(constant=constant[0], last=last)
+    # Both are read twice, on the way up the blocks and down.
+    a, b = (once(x.reshape(len(x), -1)) for x in (constant, factor))
+    return _solved(a, b, last.reshape(1, -1)).reshape(constant.shape)
 
 
-def _solved(constant: Tensor, factor: Tensor) -> Tensor:
-    """`linear_recurrence` of [time, columns]."""
+def _solved(constant: Tensor, factor: Tensor, last: Tensor) -> Tensor:
+    """`linear_recurrence` of [time, columns] and [1, columns]."""
     time = constant.shape[0]
     length = min(BLOCK, time)
     if missing := -time % length:
-        constant, factor = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in (constant, factor))
+        constant, factor = (torch.nn.functional.pad(x, (0, 0, 0, missing), value=value) for x, value in ((constant, 0.0), (factor, 1.0)))
     # Rows by their place in a block, last place first, [blocks, columns] each.
     a, b = (x.unflatten(0, (-1, length)).unbind(1)[::-1] for x in (constant, factor))
-    entering = torch.zeros_like(a[0])
+    entering = last
     if time > length:
         first, product = a[0], b[0]
         for a_t, b_t in zip(a[1:], b[1:], strict=True):
@@ -99,7 +104,7 @@ def _solved(constant: Tensor, factor: Tensor) -> Tensor:
         # A product that overflowed makes NaN of a 0: of a factor's, where the product is 0, or of what it multiplies.
         largest = torch.finfo(product.dtype).max  # product == product, not isnan: that isn't vectorised.
         product = torch.where(product == product, product, torch.zeros_like(product)).clamp(-largest, largest)
-        entering = torch.cat([_solved(first, product)[1:], entering[:1]])
+        entering = torch.cat([_solved(first, product, last)[1:], last])
     x = [entering]
     for a_t, b_t in zip(a, b, strict=True):
         x.append(a_t + b_t * x[-1])
@@ -130,8 +135,9 @@ def lambda_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_valu
     in_range("lambda_", lambda_, 0, 1)
     floating(reward=reward, discount=discount, next_value=next_value)
     same_shape(reward=reward, discount=discount, truncated=truncated, next_value=next_value)
-    trace = continues(truncated, reward) * like(reward, lambda_)
-    return linear_recurrence(reward + times(discount * (1 - trace), next_value), discount * trace).detach()
+    factor = discount * continues(truncated, reward) * like(reward, lambda_)
+    constant = reward + times(discount - factor, next_value)
+    return linear_recurrence(constant, factor, _behind(discount, next_value)).detach()
 
 
 def n_step_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_value: Tensor, n: int) -> Tensor:
@@ -161,7 +167,7 @@ def n_step_return(reward: Tensor, discount: Tensor, truncated: Tensor, next_valu
     on = continues(truncated, reward)
     returns = one_step = reward + times(discount, next_value)
     for _ in range(min(n, reward.shape[0]) - 1):
-        following = torch.cat([returns[1:], returns[:1]])  # Behind the last row nothing goes on.
+        following = torch.cat([returns[1:], next_value[-1:]])
         returns = torch.where(on > 0, reward + times(discount, following), one_step)
     return returns.detach()
 
@@ -196,15 +202,21 @@ def gae(reward: Tensor, discount: Tensor, truncated: Tensor, value: Tensor, next
 
 
 def continues(truncated: Tensor, reward: Tensor) -> Tensor:
-    """1 where row t+1 goes on with row t's trajectory, 0 at a cut and in the last row, with the reward's dtype.
+    """1 where row t+1 goes on with row t's trajectory, 0 at a cut, with the reward's dtype.
 
-        m_t = 1 − truncated_t,  m_{T−1} = 0
+        m_t = 1 − truncated_t
+
+    It doesn't know which row is the last: what goes on behind it is for the caller to say.
 
     For: keeping episodes apart.
     Source: Pardo et al., Time limits in reinforcement learning, arXiv 1712.00378.
     """
-    on = 1 - truncated.to(reward.dtype)
-    return torch.cat([on[:-1], torch.zeros_like(on[-1:])])
+    return 1 - truncated.to(reward.dtype)
+
+
+def _behind(discount: Tensor, next_value: Tensor) -> Tensor:
+    """The return behind the last row, its bootstrap value: what a cut there comes to. 0 behind an end, where it may be NaN."""
+    return torch.where(discount[-1] == 0, torch.zeros_like(next_value[-1]), next_value[-1])
 
 
 def estimate(returns: Tensor, value: Tensor) -> Estimate:

@@ -45,12 +45,14 @@ def test_the_recurrence_is_the_loop(time, seed):
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(time, 3, 2, generator=generator, dtype=torch.float64), 3 * torch.rand(time, 3, 2, generator=generator, dtype=torch.float64) - 1
     b = torch.where(torch.rand(time, 3, 2, generator=generator) < 0.2, 0.0, b)
-    x, rows = torch.zeros(3, 2, dtype=torch.float64), []
-    for t in reversed(range(time)):
-        x = a[t] + b[t] * x
-        rows.append(x)
-    torch.testing.assert_close(linear_recurrence(a, b), torch.stack(rows[::-1]), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(linear_recurrence(a[:, 0, 0], b[:, 0, 0]), torch.stack(rows[::-1])[:, 0, 0], rtol=1e-9, atol=1e-9)
+    last = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    for given, x in [((), torch.zeros(3, 2, dtype=torch.float64)), ((last,), last)]:
+        rows = []
+        for t in reversed(range(time)):
+            x = a[t] + b[t] * x
+            rows.append(x)
+        torch.testing.assert_close(linear_recurrence(a, b, *given), torch.stack(rows[::-1]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(linear_recurrence(a[:, 0, 0], b[:, 0, 0], last[0, 0]), torch.stack(rows[::-1])[:, 0, 0], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("largest", [1.5, 4.0, 1e6])
@@ -72,9 +74,9 @@ def test_the_recurrence_is_the_loop_where_products_overflow(largest):
 
 def test_the_recurrence_takes_few_operations_and_has_gradients():
     a, b = (torch.rand(2048, 8, requires_grad=True) for _ in range(2))
-    graph = torch.fx.experimental.proxy_tensor.make_fx(linear_recurrence)(a.detach(), b.detach())
+    graph = torch.fx.experimental.proxy_tensor.make_fx(lambda a, b: linear_recurrence(a, b))(a.detach(), b.detach())
     assert len(graph.graph.nodes) < 256  # Not 2,048 or more.
-    small = [torch.rand(9, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    small = [torch.rand(*shape, dtype=torch.float64, requires_grad=True) for shape in [(9, 2), (9, 2), (2,)]]
     assert torch.autograd.gradcheck(linear_recurrence, small)
 
 
