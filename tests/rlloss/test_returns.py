@@ -46,12 +46,12 @@ def test_the_recurrence_is_the_loop(time, seed):
     a, b = torch.randn(time, 3, 2, generator=generator, dtype=torch.float64), 3 * torch.rand(time, 3, 2, generator=generator, dtype=torch.float64) - 1
     b = torch.where(torch.rand(time, 3, 2, generator=generator) < 0.2, 0.0, b)
     last = torch.randn(3, 2, generator=generator, dtype=torch.float64)
-    for given, x in [((), torch.zeros(3, 2, dtype=torch.float64)), ((last,), last)]:
+    for behind, x in [((), torch.zeros(3, 2, dtype=torch.float64)), ((last,), last)]:
         rows = []
         for t in reversed(range(time)):
             x = a[t] + b[t] * x
             rows.append(x)
-        torch.testing.assert_close(linear_recurrence(a, b, *given), torch.stack(rows[::-1]), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(linear_recurrence(a, b, *behind), torch.stack(rows[::-1]), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(linear_recurrence(a[:, 0, 0], b[:, 0, 0], last[0, 0]), torch.stack(rows[::-1])[:, 0, 0], rtol=1e-9, atol=1e-9)
 
 
