@@ -16,7 +16,7 @@ from agents.priorities import Priorities
 from agents.schedules import Linear, Schedule
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
-from rlloss.numbers import once
+from rlloss.numbers import once, reduced
 
 WORD = 4
 
@@ -168,15 +168,15 @@ class PrioritizedReplay:
         """Where a batch lies in one run's memory, and its weights; arguments as in `UniformReplay`."""
         batch = uniforms.shape[0]
         strata = (torch.arange(batch, dtype=uniforms.dtype, device=uniforms.device) + uniforms) / batch
-        place, share = priorities.draw(state.priorities, strata)
-        weight = (share / once(share.min())) ** -self.beta(progress)  # N stands in every weight, and cancels.
-        return Drawn(once(place // shape[1]), once(place % shape[1]), once(weight.float()))
+        place, priority = priorities.draw(state.priorities, strata)
+        weight = (priority / once(reduced(priority, torch.amin))) ** -self.beta(progress)  # N and Σₖ pₖ stand in every weight, and cancel.
+        return Drawn(once(place // shape[1]), once(place % shape[1]), once(weight))
 
     def learned(self, state: Prioritized, drawn: Drawn, length: int, td_error: Tensor) -> Prioritized:
         """The state with the priorities of a batch renewed from its errors [batch]."""
         priority = once((td_error.abs() + self.smallest) ** self.alpha)
         renewed = priorities.renewed(state.priorities, once(drawn.environment * length + drawn.slot), priority)
-        return Prioritized(renewed, torch.maximum(state.highest, priority.max()))
+        return Prioritized(renewed, torch.maximum(state.highest, reduced(priority, torch.amax)))
 
 
 def memory(runs: int, environments: int, length: int, layout: np.dtype) -> Tensor:

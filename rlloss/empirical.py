@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rlloss.checks import floating, same_shape
-from rlloss.numbers import times, wide
+from rlloss.numbers import reduced, times, wide
 
 
 class Objective(NamedTuple):
@@ -55,7 +55,7 @@ def empirical_loss(losses: Tensor, weights: Tensor | None = None, mask: Tensor |
         same_shape(losses=losses, mask=mask)
         weight, count = torch.where(mask, weight, torch.zeros_like(weight)), mask.sum().clamp(min=1)
     # Divided before they are added: a sum may overflow where the mean doesn't.
-    return (times(wide(weight), wide(losses)) / count).sum().to(losses.dtype)
+    return reduced(times(wide(weight), wide(losses)) / count, torch.sum).to(losses.dtype)
 
 
 def total(terms: Mapping[str, Tensor]) -> Objective:

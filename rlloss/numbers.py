@@ -1,7 +1,12 @@
 """Hyperparameters as tensors, the precision that sums over many classes need, and what to compute once."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+# Into how many parts `reduced` deals numbers out.
+LANES = 8
 
 
 def like(tensor: Tensor, number: float | Tensor) -> Tensor:
@@ -32,6 +37,17 @@ def once(tensor: Tensor) -> Tensor:
         return own.as_strided(own.shape, own.stride())
     # Kept twice: with the numbers of many runs side by side, the compiler would vectorise over the runs, of which there may be one.
     return torch.stack([own, own]).as_strided((), ())
+
+
+def reduced(tensor: Tensor, reduction: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """All numbers reduced to one by torch.sum, torch.amax or torch.amin, in two steps where they can be dealt out evenly.
+
+    In one step the compiler would fuse it with what makes the numbers, and vectorise all of that over the runs, of which there may be one.
+    """
+    numbers = tensor.flatten()
+    if len(numbers) and len(numbers) % LANES == 0:
+        numbers = reduction(numbers.unflatten(0, (-1, LANES)), 0)
+    return reduction(numbers, 0)
 
 
 def leading(tensor: Tensor) -> Tensor:
