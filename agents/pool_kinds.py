@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from agents.environments import Environment
+from agents.machine import cores
 
 # What an id of ale-py's says.
 REGISTERED = ("game", "frameskip", "repeat_action_probability", "full_action_space", "max_num_frames_per_episode")
@@ -30,7 +31,9 @@ class EnvPool:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Its spaces are rounded to float32, which nobody asked about.
-                self.made: Any = envpool.make(environment.id, env_type="gymnasium", num_envs=len(seeds), seed=list(seeds), **environment.arguments)
+                # Its own number of threads is that of the machine's cores, of which this process may have fewer.
+                arguments = {"num_threads": cores()} | environment.arguments
+                self.made: Any = envpool.make(environment.id, env_type="gymnasium", num_envs=len(seeds), seed=list(seeds), **arguments)
                 self.spaces = self.made.observation_space, self.made.action_space
         except Exception as error:  # Constructors raise anything; a person wants one line of it.
             raise ValueError(f"EnvPool can't make {environment.id}: {type(error).__name__}: {' '.join(str(error).split())}") from error
