@@ -9,14 +9,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import parts, rollouts
+from agents import actions, parts, rollouts
 from agents.action_values import report
 from agents.agent import Metrics, Plan
-from agents.exploration import Softmax
 from agents.frames import Frames
 from agents.heads import Linear
 from agents.networks import MLP, Network, Parameters, named, part
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
+from agents.policies import Gaussian, Policy, policy
 from agents.replay import decode, record
 from agents.schedules import Linear as LinearSchedule
 from agents.spaces import encode, features, storage
@@ -40,17 +40,14 @@ from rlloss.numbers import once
 from rlloss.returns import Trajectory
 
 # What regularisers may read of an actor and a critic.
-OBSERVED = ("parameters", "action", "logits", "features")
-
-# An action is drawn from the softmax of the logits.
-DRAWN = Softmax(1.0)
+OBSERVED = ("parameters", "action", "entropy", "features")
 
 
 class ActorCriticState(NamedTuple):
     """All that learning changes, and what a rollout was made into.
 
-    `returns` and `advantages` [records] are those of the rollout, `order` as in `rollouts.orders`, and `next` counts
-    the minibatches.
+    `returns` and `advantages` [records] are those of the rollout, `behaviour` the log-probabilities of its actions under the policy
+    that chose them, `order` as in `rollouts.orders`, and `next` counts the minibatches.
     """
 
     parameters: Parameters
@@ -58,6 +55,7 @@ class ActorCriticState(NamedTuple):
     transform: tuple
     returns: Tensor
     advantages: Tensor
+    behaviour: Tensor
     order: Tensor
     next: Tensor
 
@@ -71,7 +69,7 @@ class ActorCritic:
     `rollout` steps are made in each environment; then returns G and advantages A of all are computed once by `target`, and
     learned in `epochs` times `minibatches` gradient steps, each epoch in an order of its own. μ is the policy that acted,
     c is `value_weight`. With `normalize_advantages` those of a minibatch have mean 0 and deviation 1. Actor and
-    critic have a network each, or with `shared` one together.
+    critic have a network each, or with `shared` one together. Box actions are drawn as `gaussian` says.
 
     Source: Mnih et al., Asynchronous methods, arXiv 1602.01783; Schulman et al., Proximal policy optimization, arXiv 1707.06347.
     """
@@ -86,6 +84,7 @@ class ActorCritic:
     normalize_advantages: bool = True
     shared: bool = False
     max_gradient_norm: float = 0.5
+    gaussian: Gaussian = Gaussian()
     network: Network = MLP(activation="tanh")
     optimizer: Optimizer = Adam(schedule=LinearSchedule(1.0, 0.0))
     value_loss: ValueLoss = MSE()
@@ -94,11 +93,10 @@ class ActorCritic:
     regularizers: dict[str, Regularizer] = field(default_factory=lambda: {"entropy": EntropyBonus(0.01)})
 
     def __post_init__(self) -> None:
-        if not isinstance(self.action_space, spaces.Discrete):
-            raise ValueError(f"ActorCritic needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
         if isinstance(self.observation_space, Frames):
             raise ValueError("ActorCritic keeps whole observations; set env.frame_stack=1, and with env.backend=gymnasium stack by +env/wrapper=frame_stack")
         storage(self.observation_space)
+        actions.storage(self.action_space)
         self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
         in_range("discount", self.discount, 0, 1)
         for name in ("rollout", "epochs", "minibatches"):
@@ -112,30 +110,29 @@ class ActorCritic:
     @property
     def layout(self) -> np.dtype:
         """How a transition is stored."""
-        return record(*storage(self.observation_space))
+        return record(*storage(self.observation_space), action=actions.storage(self.action_space))
 
     @property
-    def actions(self) -> int:
-        """How many there are."""
-        return int(self.action_space.n)
+    def policy(self) -> Policy:
+        """That of the action space."""
+        return policy(self.action_space, self.gaussian)
 
     def plan(self, num_envs: int) -> Plan:
         """What a run of so many environments needs; ValueError where a rollout can't be shared between minibatches."""
-        return rollouts.plan(num_envs, self.rollout, self.epochs, self.minibatches, acting=num_envs * DRAWN.numbers(self.actions))
+        return rollouts.plan(num_envs, self.rollout, self.epochs, self.minibatches, acting=num_envs * self.policy.numbers)
 
     def init(self, generator: torch.Generator, slots: int) -> ActorCriticState:
-        """The state before the first rollout of so many records: at first all actions are about as likely."""
+        """The state before the first rollout of so many records."""
         shape = features(self.observation_space)
         width, torsos = self.network.width(shape), ("actor.",) if self.shared else ("actor.", "critic.")
         parameters = {name: p for torso in torsos for name, p in named(torso, self.network.init(generator, shape)).items()}
-        parameters |= named("policy.", {name: 0.01 * p for name, p in Linear().init(generator, width, (self.actions, 1)).items()})
+        parameters |= named("policy.", self.policy.init(generator, width))
         parameters |= named("value.", Linear().init(generator, width, (1, self.value_loss.outputs)))
         return ActorCriticState(
             parameters,
             self.optimizer.init(parameters),
             parts.init_transform(self.value_loss),
-            torch.zeros(slots),
-            torch.zeros(slots),
+            *[torch.zeros(slots)] * 3,
             rollouts.no_order(slots, self.epochs, self.minibatches),
             torch.zeros((), dtype=torch.long),
         )
@@ -146,18 +143,19 @@ class ActorCritic:
         actor = self.network(part("actor.", parameters), encoded)
         return actor, actor if self.shared else self.network(part("critic.", parameters), encoded)
 
-    def logits(self, parameters: Parameters, read: Tensor) -> Tensor:
-        """Those of the policy [batch, actions] for its features [batch, width]."""
-        return Linear()(part("policy.", parameters), read, (self.actions, 1)).squeeze(-1)
+    def of_actions(self, parameters: Parameters, read: Tensor) -> Tensor:
+        """What the policy says of actions [batch, outputs] for its features [batch, width]."""
+        return self.policy(part("policy.", parameters), read)
 
     def outputs(self, parameters: Parameters, read: Tensor) -> Tensor:
         """The critic's [batch, outputs] for its features [batch, width]."""
         return Linear()(part("value.", parameters), read, (1, self.value_loss.outputs)).squeeze(1)
 
     def act(self, state: ActorCriticState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [environments], counted from 0, drawn from the policy, and their probabilities; the likeliest where `explore` is 0."""
-        logits = self.logits(state.parameters, self.features(state.parameters, observation)[0])
-        return DRAWN(logits, uniforms.reshape(len(observation), -1), progress, explore)
+        """Actions [environments, …] drawn from the policy, and their probabilities or densities; the likeliest where `explore` is 0."""
+        said = self.of_actions(state.parameters, self.features(state.parameters, observation)[0])
+        action = self.policy.draw(said, uniforms.reshape(len(observation), -1), explore)
+        return action, self.policy.log_probability(said, action).exp()
 
     def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: ActorCriticState) -> None:
         """Write records [runs, environments, words] into the rollout `memory` [runs, environments, length, words]."""
@@ -167,16 +165,17 @@ class ActorCritic:
         """The state with returns and advantages of a whole rollout, and with the orders in which it will be learned."""
         shape, seen = memory.shape[:2], decode(memory.flatten(0, 1), self.layout)
         value_loss = settled(self.value_loss, state.transform)
-        value, following = (
-            value_loss.value(self.outputs(state.parameters, self.features(state.parameters, each)[1])) for each in (seen.observation, seen.next_observation)
-        )
+        (actor, critic), (_, critic_next) = (self.features(state.parameters, each) for each in (seen.observation, seen.next_observation))
+        value, following = (value_loss.value(self.outputs(state.parameters, read)) for read in (critic, critic_next))
         # The policy that acted is the one that learns.
+        behaviour = self.policy.log_probability(self.of_actions(state.parameters, actor), seen.action)
         rows = (seen.reward, self.discount * (1 - seen.terminated), seen.truncated, value, following, torch.ones_like(value))
         estimate = self.target(Trajectory(*(once(row).unflatten(0, shape).T for row in rows)))
         returns, advantages = (each.T.flatten().detach() for each in estimate)
         parameters, transform = self._moved(state, returns)
         order = rollouts.orders(uniforms, self.epochs, self.minibatches)
-        return state._replace(parameters=parameters, transform=transform, returns=returns, advantages=advantages, order=order, next=torch.zeros_like(state.next))
+        told = {"returns": returns, "advantages": advantages, "behaviour": behaviour}
+        return state._replace(parameters=parameters, transform=transform, order=order, next=torch.zeros_like(state.next), **told)
 
     def _moved(self, state: ActorCriticState, returns: Tensor) -> tuple[Parameters, tuple]:
         """Parameters and state of the running transform after it has seen returns; the critic keeps its values."""
@@ -190,37 +189,36 @@ class ActorCritic:
         chosen = once(state.order[state.next])
         seen = decode(once(memory.flatten(0, 1)[chosen]), self.layout)
         value_loss = settled(self.value_loss, state.transform)
-        target, advantage, behaviour = value_loss.of_return(once(state.returns[chosen])), once(state.advantages[chosen]), seen.probability.log()
+        returns, advantage, behaviour = (once(each[chosen]) for each in (state.returns, state.advantages, state.behaviour))
+        target = value_loss.of_return(returns)
         if self.normalize_advantages:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
 
         def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor, Tensor]]:
             actor, critic = self.features(parameters, seen.observation)
-            logits, outputs = self.logits(parameters, actor), self.outputs(parameters, critic)
-            log_probability = logits.log_softmax(-1).gather(-1, seen.action[:, None]).squeeze(-1)
-            observed = Observed(parameters, action=seen.action, logits=logits, features=critic)
+            said, outputs = self.of_actions(parameters, actor), self.outputs(parameters, critic)
+            log_probability, entropy = self.policy.log_probability(said, seen.action), self.policy.entropy(said)
+            observed = Observed(parameters, action=seen.action, entropy=entropy, features=critic)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
             policy = empirical_loss(self.policy_loss(log_probability, behaviour, advantage))
             value = self.value_weight * empirical_loss(value_loss(outputs, target))
             loss, terms = total({"policy": policy, "value": value, **penalties})
-            return loss, (terms, outputs, logits)
+            return loss, (terms, outputs, log_probability, entropy)
 
-        gradient, (loss, (terms, outputs, logits)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
+        gradient, (loss, (terms, outputs, log_probability, entropy)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
         metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
-        metrics |= self._told(value_loss, outputs, target, logits, seen.action, behaviour)
+        metrics |= {"policy/entropy": entropy.mean()} | self._told(value_loss, outputs, target, log_probability - behaviour)
         gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
         parameters, optimizer = self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
         return state._replace(parameters=parameters, optimizer=optimizer, next=state.next + 1), metrics
 
-    def _told(self, value_loss: ValueLoss, outputs: Tensor, target: Tensor, logits: Tensor, action: Tensor, behaviour: Tensor) -> Metrics:
+    def _told(self, value_loss: ValueLoss, outputs: Tensor, target: Tensor, log_ratio: Tensor) -> Metrics:
         """What can be told of the critic and of the policy; the divergence from the behaviour is estimated without bias and above 0 (k3)."""
-        value, expected, policy = value_loss.value(outputs), value_loss.expected(target), logits.log_softmax(-1)
-        ratio = policy.gather(-1, action[:, None]).squeeze(-1) - behaviour
+        value, expected = value_loss.value(outputs), value_loss.expected(target)
         metrics = {"td_error": value - expected, "value": value}
         if hasattr(value_loss, "linear_zone"):
             metrics["linear_zone"] = value_loss.linear_zone(outputs, target)
-        metrics["policy/entropy"] = -(policy.exp() * policy).sum(-1).mean()
-        metrics["policy/kl"] = (ratio.exp() - 1 - ratio).mean()
+        metrics["policy/kl"] = (log_ratio.exp() - 1 - log_ratio).mean()
         unexplained = (value - expected).var(correction=0) / expected.var(correction=0).clamp(min=1e-12)
         return metrics | {"value/explained_variance": 1 - unexplained}
 

@@ -24,7 +24,7 @@ from agents.backends import backend
 from agents.environments import Environment
 from agents.modules import Module
 from agents.replay import memory
-from agents.training import LOWEST, Run
+from agents.training import LOWEST, Run, refuse_oversized
 from rlloss import register
 
 OURS = ("rlloss", "agents", "gymnasium")
@@ -87,6 +87,10 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
 
 def _try_out(run: Run) -> None:
     """Make one update of an agent with a person's own code on empty memory, so that what fails does so before training starts."""
+    try:
+        refuse_oversized([run])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     plan = run.plan
     empty = memory(1, run.num_envs, plan.length, run.agent.layout)[0]
     state = run.agent.init(torch.Generator(), run.num_envs * plan.length)

@@ -146,9 +146,13 @@ class DQN:
         drawn = self.replay.draw(state.replay, uniforms[: self.batch_size], shape, added, progress)
         batch = self._batch(memory, drawn, added)
         state, metrics = self.learn(state, batch, progress, noise_of_passes(uniforms[self.batch_size :], PASSES, self.action_values.noise))
-        error = metrics["td_error"] if batch.mask is None else torch.where(batch.mask, metrics["td_error"], torch.zeros_like(metrics["td_error"]))
-        # Of a sequence its first row is what was drawn.
-        return state._replace(replay=self.replay.learned(state.replay, drawn, shape[1], error[: self.batch_size])), metrics
+        error, waits = metrics["td_error"][: self.batch_size], None  # Of a sequence its first row is what was drawn.
+        if batch.mask is not None:
+            mask = batch.mask[: self.batch_size]
+            error = torch.where(mask, error, torch.zeros_like(error))
+            # Masked, but only until more rows have been written behind it.
+            waits = ~mask & ((added.long() - 1 - drawn.slot) % shape[1] <= self.steps)
+        return state._replace(replay=self.replay.learned(state.replay, drawn, shape[1], error, waits)), metrics
 
     def _batch(self, memory: Tensor, drawn: Drawn, added: Tensor) -> Batch:
         """What the target reads of drawn rows."""

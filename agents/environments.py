@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from agents.actions import taking
 from agents.frames import Stacked
 from agents.spaces import COMPOSITE, Packed, storage
 from agents.streams import EpisodeSeeds
@@ -125,7 +126,7 @@ class Episode:
 
     index: int
     seed: int
-    actions: list[int]
+    actions: list[Any]
     episode_return: float = 0.0
 
 
@@ -141,7 +142,7 @@ class Episodes:
         self.num_envs = observation.shape[1]
         self.seeds = [EpisodeSeeds(seed, "episodes", number) for seed in seeds for number in range(self.num_envs)]
         self.environments = [environment.make() for environment in environments for _ in range(self.num_envs)]
-        self.first_action = int(getattr(self.environments[0].action_space, "start", 0))
+        self.take = taking(self.environments[0].action_space)
         self.observation, self.records = observation, np.zeros(observation.shape[:2], layout)
         self.words = self.records.view(np.int32).reshape(*self.records.shape, -1)
         self.running: list[Episode] = [None] * len(self.environments)
@@ -162,14 +163,14 @@ class Episodes:
             self._start(place, 0)
 
     def step(self, actions: np.ndarray, probabilities: np.ndarray) -> list[Ended]:
-        """Take actions [runs, environments], counted from 0, chosen with these probabilities; returns the episodes that ended."""
-        actions = actions.reshape(self._action.shape)
+        """Take actions [runs, environments, …], as they are stored, chosen with these probabilities; returns the episodes that ended."""
         self._action[...] = actions
-        self._probability[...] = probabilities.reshape(self._action.shape)
+        self._probability[...] = probabilities
         self._observation[...] = self._current
         ended = []
         # Environments get NumPy's integers, which a Discrete space checks faster than Python's.
-        for place, (action, chosen) in enumerate(zip(actions.ravel().tolist(), actions.ravel() + self.first_action, strict=True)):
+        actions = actions.reshape(-1, *self._action.shape[2:])
+        for place, (action, chosen) in enumerate(zip(actions.tolist(), self.take(actions), strict=True)):
             observation, reward, terminated, truncated, _ = self.environments[place].step(chosen)
             self._successors[place][0] = observation
             self._reward[place] = reward
@@ -211,8 +212,9 @@ class Episodes:
             environment = self.environments[place]
             current, _ = environment.reset(seed=episode.seed)
             episode_return = 0.0
-            for action in episode.actions:
-                current, reward, *_ = environment.step(action + self.first_action)
+            actions = np.array(episode.actions, self._action.dtype).reshape(-1, *self._action.shape[2:])
+            for action in self.take(actions):
+                current, reward, *_ = environment.step(action)
                 episode_return += float(reward)
             self.running[place] = episode
             self.observation[run, number] = current

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.actions import taking
 from agents.environments import Environment
 from agents.streams import EpisodeSeeds
 from rlloss.checks import in_range
@@ -31,7 +32,7 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[Environment],
     """The returns of `evaluation.episodes` greedy episodes of every run.
 
     Args:
-        act: () → actions [runs, environments], counted from 0, for what `observation` holds.
+        act: () → actions [runs, environments, …], as they are stored, for what `observation` holds.
         environments: one a run; as many are made of each as training has.
         observation: the array [runs, environments, …] that `act` reads; it is written over.
         seeds: each run's seed; episodes depend on it and on `step` alone.
@@ -40,7 +41,7 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[Environment],
     """
     runs, width = observation.shape[:2]
     made = [environment.make() for environment in environments for _ in range(width)]
-    first_action = int(getattr(made[0].action_space, "start", 0))
+    take = taking(made[0].action_space)
     returns = [[0.0] * evaluation.episodes for _ in range(runs)]
     episode_seeds = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
     steps = np.zeros((runs, width), np.int64)
@@ -55,9 +56,10 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[Environment],
     for run, place in sorted(active):
         start(run, place)
     while active:
-        actions = act().reshape(runs, width)
+        actions = act()
+        actions = take(actions.reshape(runs * width, *actions.shape[2:]))
         for run, place in sorted(active):
-            observation[run, place], reward, terminated, truncated, _ = made[run * width + place].step(int(actions[run, place]) + first_action)
+            observation[run, place], reward, terminated, truncated, _ = made[run * width + place].step(actions[run * width + place])
             returns[run][current[run, place]] += float(reward)
             steps[run, place] += 1
             if terminated or truncated or steps[run, place] >= evaluation.max_steps:

@@ -86,7 +86,7 @@ class Atari:
 
     def step(self, actions: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations, rewards, terminated and truncated, [places, …] each; the places must be all."""
-        observation, reward, terminated, truncated, information = self.made.step(actions)
+        observation, reward, terminated, truncated, information = self.made.step(actions.astype(np.int32))
         over = terminated | truncated
         self.first = observation[:, 0]
         last = np.where(over.reshape(-1, *[1] * (self.first.ndim - 1)), information["final_obs"][:, 0], self.first) if over.any() else self.first

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from agents.actions import taking
 from agents.environments import Ended, Environment, check_repeated
 from agents.evaluation import Evaluation
 from agents.frames import Frames
@@ -60,6 +61,7 @@ class Pools:
         groups = [[run for run, other in enumerate(environments) if other == one] for one in different] if kind.partial else [[run] for run in range(len(seeds))]
         self.pools = [kind(one, [seed for run in runs for seed in seeds[run]]) for one, runs in zip(different, groups, strict=True)]
         self.places = [np.concatenate([np.arange(run * width, (run + 1) * width) for run in runs]) for runs in groups]
+        self.take = taking(self.pools[0].spaces[1])
         # A slice where it can be: it needs no copies.
         several = len(self.pools) > 1
         self._all = [(pool, np.arange(len(places), dtype=np.int32), places if several else slice(None)) for pool, places in zip(self.pools, self.places, strict=True)]
@@ -75,7 +77,7 @@ class Pools:
         count = len(self.observation)
         reward, terminated, truncated = np.zeros(count, np.float32), np.zeros(count, bool), np.zeros(count, bool)
         for pool, inside, places in self._of(chosen):
-            frame, reward[places], terminated[places], truncated[places] = pool.step(actions[places].astype(np.int32, copy=False), inside)
+            frame, reward[places], terminated[places], truncated[places] = pool.step(self.take(actions[places]), inside)
             if self.stacked:
                 self.observation[places] = np.concatenate([self.observation[places, 1:], frame[:, None]], 1)
             else:
@@ -113,13 +115,13 @@ class PoolEpisodes:
         self.pools.restart()
 
     def step(self, actions: np.ndarray, probabilities: np.ndarray) -> list[Ended]:
-        """Take actions [runs, environments], counted from 0, chosen with these probabilities; returns the episodes that ended."""
+        """Take actions [runs, environments, …], as they are stored, chosen with these probabilities; returns the episodes that ended."""
         records, shape = self.records, self.records.shape
-        records["action"], records["probability"] = actions.reshape(shape), probabilities.reshape(shape)
+        records["action"], records["probability"] = actions, probabilities
         # Of stacked frames records hold the newest alone.
         records["observation"] = self.observation[:, :, -1] if self.pools.stacked else self.observation
         self.actions.append(records["action"].copy())
-        taken = self.pools.step(self.actions[-1].reshape(-1))
+        taken = self.pools.step(self.actions[-1].reshape(-1, *self.actions[-1].shape[2:]))
         for name, field in zip(("reward", "terminated", "truncated"), taken, strict=True):
             records[name] = field.reshape(shape)
         if not self.pools.stacked:
@@ -137,21 +139,21 @@ class PoolEpisodes:
 
     def saved(self, run: int) -> tuple[dict[str, torch.Tensor], Any]:
         """What brings one run's environments back: tensors, and the rest as JSON has it."""
-        actions = np.stack(self.actions)[:, run] if self.actions else np.zeros((0, self.records.shape[1]), np.int32)
+        actions = np.stack(self.actions)[:, run] if self.actions else self.records["action"][:0]
         return {"actions": torch.from_numpy(actions.copy())}, {"returns": self.returns[run].tolist(), "lengths": self.lengths[run].tolist()}
 
     def resume(self, run: int, tensors: dict[str, torch.Tensor], rest: Any, observation: np.ndarray) -> None:
         """Bring one run's environments back to where they were by repeating all of its actions; raises UnrepeatableError if they don't repeat themselves."""
         actions = tensors["actions"].numpy()
         if len(self.actions) != len(actions):
-            self.actions = [np.zeros(self.records.shape, np.int32) for _ in actions]
+            self.actions = [np.zeros_like(self.records["action"]) for _ in actions]
         mine = np.zeros(self.records.shape, bool)
         mine[run] = True
         mine, returns = mine.reshape(-1), np.zeros(self.records.size)
         self.pools.restart(mine)
         for kept, action in zip(self.actions, actions, strict=True):
             kept[run] = action
-            reward, terminated, truncated = self.pools.step(kept.reshape(-1), mine)
+            reward, terminated, truncated = self.pools.step(kept.reshape(-1, *kept.shape[2:]), mine)
             returns += reward
             if (over := terminated | truncated).any():
                 returns[over] = 0.0
@@ -182,7 +184,8 @@ def evaluate(
         pools.restart()
         gained, running = np.zeros(runs * width), np.tile(np.arange(first, first + width) < evaluation.episodes, runs)
         for _ in range(evaluation.max_steps):
-            reward, terminated, truncated = pools.step(act().reshape(-1))
+            actions = act()
+            reward, terminated, truncated = pools.step(actions.reshape(-1, *actions.shape[2:]))
             gained += reward * running
             running &= ~(terminated | truncated)
             if not running.any():

@@ -58,6 +58,7 @@ class Population:
         self.draws = torch.zeros(self.runs, plan.update_uniforms, dtype=torch.float64)
         self.added, self.progress, self.explore = torch.zeros((), dtype=torch.float64), torch.zeros(()), torch.ones(())
         self.metrics = {}
+        self._shape = (self.runs, num_envs, *self.layout["action"].shape)  # A single eager run's program leaves out the first.
         self.words, self._uniforms, self._draws = self.memory.numpy(), self.uniforms.numpy(), self.draws.numpy()
         self._added, self._progress, self._explore = self.added.numpy(), self.progress.numpy(), self.explore.numpy()
         self._compile, self._say = compile, say
@@ -99,17 +100,17 @@ class Population:
         return bind(function, stacked, shared, donate=donate, compile=compile, name=function.__name__, say=self._say)
 
     def act(self, position: int, progress: float) -> tuple[np.ndarray, np.ndarray]:
-        """Actions [runs, environments] for what `observation` holds, exploring with the streams' numbers there, and their probabilities."""
+        """Actions [runs, environments, …] for what `observation` holds, exploring with the streams' numbers there, and their probabilities."""
         self._progress[...] = progress
         self._uniforms[...] = self.exploration[position]
         action, probability = self._act.run()
-        return action.numpy(), probability.numpy()
+        return action.numpy().reshape(self._shape), probability.numpy().reshape(self._shape[:2])
 
     def act_greedily(self, progress: float) -> np.ndarray:
-        """Actions [runs, environments] for what `observation` holds, without exploring."""
+        """Actions [runs, environments, …] for what `observation` holds, without exploring."""
         self._progress[...] = progress
         self._explore[...] = 0
-        actions = self._act.run()[0].numpy()
+        actions = self._act.run()[0].numpy().reshape(self._shape)
         self._explore[...] = 1
         return actions
 

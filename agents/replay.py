@@ -26,7 +26,7 @@ class Transitions(NamedTuple):
 
     `terminated` is 1 where the environment ended the episode; `truncated` where only time ran out:
     `next_observation` is then the true last observation, whose value is bootstrapped; None where the
-    rows behind tell it, see `agents.frames`. `probability` is that with which the behaviour chose the action.
+    rows behind tell it, see `agents.frames`. `probability` is that with which the behaviour chose the action, or its density.
     """
 
     observation: Tensor
@@ -38,10 +38,10 @@ class Transitions(NamedTuple):
     next_observation: Tensor | None = None
 
 
-def record(shape: tuple[int, ...], dtype: torch.dtype, following: bool = True) -> np.dtype:
+def record(shape: tuple[int, ...], dtype: torch.dtype, following: bool = True, action: tuple[tuple[int, ...], str] = ((), "int32")) -> np.dtype:
     """The layout of one transition for observations of this shape and dtype, with the next one if `following`; every field starts on a word."""
     observation, number = np.dtype((str(dtype).removeprefix("torch."), shape)), np.dtype("float32")
-    formats = [observation, np.dtype("int32"), number, number, number, number] + [observation] * following
+    formats = [observation, np.dtype(action[::-1]), number, number, number, number] + [observation] * following
     sizes = [-(-field.itemsize // WORD) * WORD for field in formats]
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
     return np.dtype({"names": Transitions._fields[: len(formats)], "formats": formats, "offsets": offsets, "itemsize": sum(sizes)})
@@ -50,7 +50,7 @@ def record(shape: tuple[int, ...], dtype: torch.dtype, following: bool = True) -
 def decode(words: Tensor, layout: np.dtype) -> Transitions:
     """The fields of records [..., words]."""
     seen = Transitions(*(decode_field(words, layout, name) for name in layout.names))
-    return seen._replace(action=seen.action.long())
+    return seen if seen.action.is_floating_point() else seen._replace(action=seen.action.long())
 
 
 def decode_field(words: Tensor, layout: np.dtype, name: str) -> Tensor:
@@ -82,8 +82,8 @@ class Replay(Protocol):
     def draw(self, state: Any, uniforms: Tensor, shape: tuple[int, int], added: Tensor, progress: Tensor) -> Drawn:
         """Where a batch lies in one run's memory of this shape (environments, length)."""
 
-    def learned(self, state: Any, drawn: Drawn, length: int, td_error: Tensor) -> Any:
-        """The state after a batch was learned with these errors [batch]."""
+    def learned(self, state: Any, drawn: Drawn, length: int, td_error: Tensor, waits: Tensor | None = None) -> Any:
+        """The state after a batch was learned with these errors [batch], except from rows that wait for what follows them, bool [batch]."""
 
 
 @frozen
@@ -117,7 +117,7 @@ class UniformReplay:
         place = (uniforms * (filled * shape[0])).long()
         return Drawn(place // filled.long(), place % filled.long())
 
-    def learned(self, state: Any, drawn: Drawn, length: int, td_error: Tensor) -> Any:
+    def learned(self, state: Any, drawn: Drawn, length: int, td_error: Tensor, waits: Tensor | None = None) -> Any:
         """The state unchanged."""
         return state
 
@@ -172,10 +172,11 @@ class PrioritizedReplay:
         weight = (priority / once(reduced(priority, torch.amin))) ** -self.beta(progress)  # N and Σₖ pₖ stand in every weight, and cancel.
         return Drawn(once(place // shape[1]), once(place % shape[1]), once(weight))
 
-    def learned(self, state: Prioritized, drawn: Drawn, length: int, td_error: Tensor) -> Prioritized:
-        """The state with the priorities of a batch renewed from its errors [batch]."""
-        priority = once((td_error.abs() + self.smallest) ** self.alpha)
-        renewed = priorities.renewed(state.priorities, once(drawn.environment * length + drawn.slot), priority)
+    def learned(self, state: Prioritized, drawn: Drawn, length: int, td_error: Tensor, waits: Tensor | None = None) -> Prioritized:
+        """The state with the priorities of a batch renewed from its errors [batch]; rows that wait, bool [batch], keep theirs."""
+        place, priority = once(drawn.environment * length + drawn.slot), (td_error.abs() + self.smallest) ** self.alpha
+        priority = once(priority if waits is None else torch.where(waits, state.priorities.priority[place], priority))
+        renewed = priorities.renewed(state.priorities, place, priority)
         return Prioritized(renewed, torch.maximum(state.highest, reduced(priority, torch.amax)))
 
 

@@ -378,7 +378,7 @@ def refuse_oversized(runs: Sequence[Run]) -> None:
     needed, available = sum(run.memory_bytes for run in runs), available_memory()
     if available is not None and needed > available:
         together = f" for {len(runs)} runs" if len(runs) > 1 else ""
-        raise NotEnoughMemory(f"replay needs {in_bytes(needed)} of memory{together}, the machine has {in_bytes(available)} available; lower agent.replay.capacity")
+        raise NotEnoughMemory(f"replay needs {in_bytes(needed)} of memory{together}, the machine has {in_bytes(available)} available; lower {'agent.replay.capacity' if hasattr(runs[0].agent, 'replay') else 'agent.rollout or num_envs'}")
 
 
 def in_bytes(size: int) -> str:

@@ -28,6 +28,7 @@ class Observed(NamedTuple):
     features: Tensor | None = None  # φ(s, a) [batch, width], what the head reads
     next_features: Tensor | None = None  # φ(s′, a′) [batch, width]
     logits: Tensor | None = None  # of the policy [batch, actions]
+    entropy: Tensor | None = None  # of the policy [batch], in nats
     reference_logits: Tensor | None = None  # of the policy it should stay near [batch, actions]
     mask: Tensor | None = None  # which of the batch count, bool [batch]; None for all
 
@@ -105,11 +106,11 @@ class EntropyBonus(Penalty):
     """
 
     weight: float = 0.01
-    needs = ("logits",)
+    needs = ("entropy",)
 
-    def penalty(self, logits: Tensor) -> Tensor:
+    def penalty(self, entropy: Tensor) -> Tensor:
         """−H(π) [batch]."""
-        return penalties.entropy_bonus(logits)
+        return -entropy
 
 
 @frozen

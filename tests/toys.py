@@ -24,6 +24,35 @@ class Identity(gymnasium.Env):
         return self.seen, reward, False, False, {}
 
 
+class Match(gymnasium.Env):
+    """Do what you see, in an action space of each kind: 0 a step is the best, −1 for each part that is wrong, −(a − seen)² for each number."""
+
+    def __init__(self, kind: str = "box") -> None:
+        self.observation_space = spaces.Box(0.0, 1.0, (2,), np.float32)
+        self.action_space = {
+            "multi_discrete": spaces.MultiDiscrete([2, 2], start=[3, -1]),
+            "multi_binary": spaces.MultiBinary(2),
+            "box": spaces.Box(np.float32([2.0, -1.0]), np.float32([6.0, 0.0])),
+        }[kind]
+
+    def _observe(self):
+        self.seen = self.np_random.integers(2, size=2)
+        return self.seen.astype(np.float32), {}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observe()
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        if isinstance(self.action_space, spaces.Box):
+            low, high = self.action_space.low, self.action_space.high
+            reward = -float(np.square((action - low) / (high - low) - self.seen).sum())
+        else:
+            reward = -float((action - getattr(self.action_space, "start", 0) != self.seen).sum())
+        return self._observe()[0], reward, False, False, {}
+
+
 class Counting(gymnasium.Env):
     """Observes the number of steps taken in the episode, reward 1 each step, and ends as told after `length` steps."""
 
@@ -120,5 +149,5 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Broken):
-    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps={Identity: 10, Chain: 50}.get(toy))
+for toy in (Identity, Match, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Broken):
+    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps={Identity: 10, Match: 10, Chain: 50}.get(toy))

@@ -91,6 +91,11 @@ def test_updates_are_those_of_plain_torch(shared):
     agent = made(optimizer=SGD(0.1), policy_loss=PPOClip(0.1, 0.3), regularizers={"entropy": EntropyBonus(0.02)}, shared=shared)
     state, memory, seen = rollout(agent)
     state, rows = refreshed(agent, state, memory), seen.reshape(-1)
+    policy, _ = plain(state, agent)
+    acted = torch.distributions.Categorical(logits=policy(torch.from_numpy(rows["observation"].copy())))
+    torch.testing.assert_close(state.behaviour, acted.log_prob(torch.from_numpy(rows["action"].copy()).long()))
+    behaviour = torch.from_numpy(np.random.default_rng(1).uniform(0.2, 0.6, len(rows))).float().log()  # Another policy's, so that ratios are cut.
+    state = state._replace(behaviour=behaviour)
     for number in range(4):
         actor, critic = plain(state, agent)
         chosen = state.order[number].numpy()
@@ -98,7 +103,7 @@ def test_updates_are_those_of_plain_torch(shared):
         distribution = torch.distributions.Categorical(logits=actor(observation))
         advantage = state.advantages[chosen]
         advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
-        ratio = distribution.log_prob(action).exp() / torch.from_numpy(rows["probability"][chosen])
+        ratio = distribution.log_prob(action).exp() / behaviour[chosen].exp()
         policy = -torch.minimum(ratio * advantage, ratio.clamp(0.9, 1.3) * advantage).mean()
         value = 0.5 * (critic(observation).squeeze(-1) - state.returns[chosen]).square().mean()
         loss = policy + value - 0.02 * distribution.entropy().mean()
@@ -155,9 +160,22 @@ def test_the_best_policy_is_found_where_it_is_known(agent):
     assert np.mean(result.evaluation_returns) == 10
 
 
-def test_a_run_among_others_is_the_run_alone():
+@pytest.mark.parametrize(
+    ("kind", "words", "least"),
+    [("multi_discrete", [], 0), ("multi_binary", [], 0), ("box", [], -0.3), ("box", ["agent.gaussian.squashed=true", "agent.gaussian.state_dependent=true"], -0.3)],
+)
+def test_the_best_policy_is_found_for_every_kind_of_action(kind, words, least):
+    """Match-v0 costs nothing where the action says what is observed; most of what numbers can cost is 2 a step."""
+    made = ["agent=ppo", "env.id=tests.toys:Match-v0", f"+env.arguments.kind={kind}", "network.hidden=[16]", "optimizer.learning_rate=1e-2", "total_steps=16000"]
+    made += ["evaluation.every=0", "compile=false", "checkpoint_every=0", "loss.target.lambda_=0", "agent.gaussian.deviation=0.5", *words]
+    (result,) = train([build(compose(made))])
+    assert np.mean(result.evaluation_returns) >= least
+
+
+@pytest.mark.parametrize("env", ["env=cartpole", "env=pendulum"])
+def test_a_run_among_others_is_the_run_alone(env):
     def run(seed, rate):
-        words = ["agent=ppo", "agent.rollout=16", "num_envs=2", f"optimizer.learning_rate={rate}", f"seed={seed}", "total_steps=160", "evaluation.episodes=2", "compile=false"]
+        words = ["agent=ppo", env, "agent.rollout=16", "num_envs=2", f"optimizer.learning_rate={rate}", f"seed={seed}", "total_steps=160", "evaluation.episodes=2", "compile=false"]
         return build(compose([*words, "network.hidden=[32]"]))
 
     settings = [(1, 1e-3), (2, 1e-2), (3, 1e-4)]
@@ -171,7 +189,7 @@ def test_a_run_among_others_is_the_run_alone():
     [
         (["agent.minibatches=5"], "agent.minibatches 5 must divide the 1024 transitions of a rollout, agent.rollout 128 times num_envs 8"),
         (["loss/target=q_learning"], "target QLearning looks at single steps, but ActorCritic learns from rollouts"),
-        (["env=pendulum"], "ActorCritic needs Discrete actions"),
+        (["agent.gaussian.deviation=0"], "agent.gaussian.deviation must be greater than 0"),
         (["loss/regularizer=[cql]"], "regularizers.cql needs action_values, which ActorCritic doesn't have"),
         (["+loss.regularizer.policy._target_=rlloss.L2"], "regularizers.policy would take the place of loss/policy"),
         (["env.frame_stack=2"], "ActorCritic keeps whole observations"),

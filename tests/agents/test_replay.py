@@ -154,3 +154,19 @@ def test_prioritized_replay_follows_its_paper():
     torch.testing.assert_close(counts, share, atol=0.001, rtol=0)  # stratified: hardly any noise
     weights = (16 * share) ** -0.7
     torch.testing.assert_close(found.weight, (weights / weights.max())[place], rtol=1e-4, atol=1e-6)
+
+
+def test_a_transition_that_waits_for_its_successor_keeps_its_priority(small_run):
+    """SARSA can't learn from the newest record before the next one: it must not be forgotten for that."""
+    agent = small_run("agent/replay=prioritized", "loss/target=sarsa", "agent.batch_size=64").agent
+    memory = torch.zeros(1, 200, agent.layout.itemsize // 4, dtype=torch.int32)
+    state = agent.init(torch.Generator().manual_seed(0), 200)
+    write(state.replay.priorities, 5)
+    state, metrics = agent.update(state, memory, torch.rand(agent.plan(1).update_uniforms, dtype=torch.float64), count(5), torch.tensor(0.5))
+    assert not metrics["mask"].all()  # The newest was drawn.
+    priority = state.replay.priorities.priority[:5]
+    assert priority[4] == 1 and (priority[:4] != 1).any()
+
+
+def write(kept, written):
+    priorities.write(Priorities(*(tensor[None] for tensor in kept)), np.arange(written), np.ones(1, np.float32))

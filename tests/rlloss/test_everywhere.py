@@ -16,7 +16,7 @@ from tests.rlloss.test_targets import TARGETS, problem
 
 X, Y = (torch.randn(4, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
 LABEL, WEIGHTS = Y.softmax(-1), {"0.weight": X, "0.bias": X[0]}
-OBSERVED = rlloss.Observed(WEIGHTS, X, torch.tensor([0, 1, 2, 3]), X, Y, X, Y, torch.tensor([True, True, False, True]))
+OBSERVED = rlloss.Observed(WEIGHTS, X, torch.tensor([0, 1, 2, 3]), X, Y, X, X[:, 0], Y, torch.tensor([True, True, False, True]))
 
 
 def _value(loss):

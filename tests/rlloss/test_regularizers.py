@@ -57,8 +57,8 @@ def _normal(*shape, dtype=torch.float64, seed=0):
 
 def _observed(dtype=torch.float64):
     parameters = {"0.weight": _normal(3, 2, dtype=dtype), "0.bias": 1e3 + _normal(3, dtype=dtype), "2.weight": _normal(1, 3, dtype=dtype, seed=1)}
-    batch = {name: _normal(6, 4, dtype=dtype, seed=seed) for seed, name in enumerate(Observed._fields[1:]) if name not in ("action", "mask")}
-    return Observed(parameters, action=torch.tensor([0, 3, 1, 1, 2, 0]), mask=torch.ones(6, dtype=torch.bool), **batch)
+    batch = {name: _normal(6, 4, dtype=dtype, seed=seed) for seed, name in enumerate(Observed._fields[1:]) if name not in ("action", "entropy", "mask")}
+    return Observed(parameters, entropy=_normal(6, dtype=dtype), action=torch.tensor([0, 3, 1, 1, 2, 0]), mask=torch.ones(6, dtype=torch.bool), **batch)
 
 
 def _loop(regularizer, observed):
@@ -71,7 +71,7 @@ def _loop(regularizer, observed):
 
     match regularizer:
         case EntropyBonus():
-            return -regularizer.weight * np.mean([-sum(p * math.log(p) for p in pi) for pi in policy("logits")])
+            return -regularizer.weight * np.mean(rows["entropy"])
         case KLDivergence():
             pairs = zip(policy("logits"), policy("reference_logits"), strict=True)
             return regularizer.weight * np.mean([sum(p * math.log(p / q) for p, q in zip(pi, rho, strict=True)) for pi, rho in pairs])

@@ -1,0 +1,68 @@
+"""Action spaces: what is stored, what environments take, and runs of continuous actions that go on exactly."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from agents.actions import storage, taking
+from agents.config import build, compose
+from agents.training import train
+
+SPACES = {
+    "discrete": spaces.Discrete(3, start=-1),
+    "multi_discrete": spaces.MultiDiscrete([2, 3], start=[1, 0]),
+    "multi_binary": spaces.MultiBinary(3),
+    "box": spaces.Box(np.float32([-2, 0]), np.float32([2, 10])),
+    "half bounded": spaces.Box(np.float32([-np.inf, 0]), np.float32([1, np.inf])),
+    "float64": spaces.Box(-0.4, 0.4, (2, 2), np.float64),
+}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_environments_get_actions_of_their_space(space):
+    shape, dtype = storage(space)
+    rng = np.random.default_rng(0)
+    counts = {"discrete": 3, "multi_discrete": (2, 3), "multi_binary": 2}
+    name = next(name for name, each in SPACES.items() if each is space)
+    stored = rng.integers(0, counts[name], (50, *shape)) if name in counts else 3 * rng.normal(size=(50, *shape))
+    taken = taking(space)(stored.astype(dtype))
+    assert all(space.contains(action) for action in taken)
+
+
+def test_numbers_within_bounds_fill_their_range():
+    take = taking(SPACES["box"])
+    assert take(np.float32([[-1, -1], [0, 0.5], [1, 7]])).tolist() == [[-2, 0], [0, 7.5], [2, 10]]
+    assert taking(SPACES["half bounded"])(np.float32([[5, -5], [-7, 3]])).tolist() == [[1, 0], [-7, 3]]
+    assert taking(SPACES["multi_discrete"])(np.int32([[0, 2]])).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("space", [spaces.Text(3), spaces.Box(0, 9, (2,), np.int32)], ids=["text", "whole numbers"])
+def test_other_spaces_are_refused(space):
+    with pytest.raises(ValueError, match="actions must be Discrete, MultiDiscrete, MultiBinary or Box of floats"):
+        storage(space)
+
+
+class Stop:
+    """Asks to stop before the 71st step."""
+
+    number, asked = 2, 0
+
+    def __call__(self):
+        self.asked += 1
+        return self.asked > 70
+
+
+@pytest.mark.parametrize("words", [["env=pendulum"], ["env.id=tests.toys:Match-v0", "+env.arguments.kind=multi_discrete"]], ids=["numbers", "categories"])
+def test_a_stopped_run_goes_on_bitwise(tmp_path, monkeypatch, words):
+    words = ["agent=ppo", "num_envs=2", "agent.rollout=16", "total_steps=320", "evaluation.every=0", "evaluation.episodes=2", "checkpoint_every=100", "compile=false", *words]
+    whole = train([build(compose(words), tmp_path / "whole")])[0]
+    run = build(compose(words), tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.training.interruptible", lambda: contextlib.nullcontext(Stop()))
+        assert train([run])[0].steps == 140
+    parts = train([run], resume=True)[0]
+    assert parts.evaluation_returns == whole.evaluation_returns
+    for name, parameter in whole.learner.parameters.items():
+        assert parameter.equal(parts.learner.parameters[name])
