@@ -17,14 +17,15 @@ class Backend(NamedTuple):
     spaces: Callable[[Environment], tuple[gymnasium.Space, gymnasium.Space]]
     episodes: Callable[..., Any]
     evaluate: Callable[..., list[list[float]]]
+    keeps_actions: bool  # all since the start, from which a run goes on exactly
 
 
 def _pooled(kind: type[pools.Pool]) -> Backend:
-    return Backend(*(functools.partial(function, kind) for function in (pools.spaces, pools.PoolEpisodes, pools.evaluate)))
+    return Backend(*(functools.partial(function, kind) for function in (pools.spaces, pools.PoolEpisodes, pools.evaluate)), keeps_actions=True)
 
 
 BACKENDS = {
-    "gymnasium": Backend(environments.spaces, environments.Episodes, evaluation.evaluate),
+    "gymnasium": Backend(environments.spaces, environments.Episodes, evaluation.evaluate, keeps_actions=False),
     "envpool": _pooled(EnvPool),
     "ale": _pooled(Atari),
 }

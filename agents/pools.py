@@ -108,7 +108,7 @@ class PoolEpisodes:
         self.observation, self.records = observation, np.zeros(shape, layout)
         self.words = self.records.view(np.int32).reshape(*shape, -1)
         self.returns, self.lengths, self.over = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
-        self.actions: list[np.ndarray] = []
+        self.actions, self.taken = np.zeros((1024, *shape, *layout["action"].shape), layout["action"].base), 0
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
@@ -120,8 +120,11 @@ class PoolEpisodes:
         records["action"], records["probability"] = actions, probabilities
         # Of stacked frames records hold the newest alone.
         records["observation"] = self.observation[:, :, -1] if self.pools.stacked else self.observation
-        self.actions.append(records["action"].copy())
-        taken = self.pools.step(self.actions[-1].reshape(-1, *self.actions[-1].shape[2:]))
+        if self.taken == len(self.actions):
+            self.actions = np.concatenate([self.actions, np.zeros_like(self.actions)])
+        self.actions[self.taken] = records["action"]
+        taken = self.pools.step(self._each(self.actions[self.taken]))
+        self.taken += 1
         for name, field in zip(("reward", "terminated", "truncated"), taken, strict=True):
             records[name] = field.reshape(shape)
         if not self.pools.stacked:
@@ -139,27 +142,32 @@ class PoolEpisodes:
 
     def saved(self, run: int) -> tuple[dict[str, torch.Tensor], Any]:
         """What brings one run's environments back: tensors, and the rest as JSON has it."""
-        actions = np.stack(self.actions)[:, run] if self.actions else self.records["action"][:0]
+        actions = self.actions[: self.taken, run]
         return {"actions": torch.from_numpy(actions.copy())}, {"returns": self.returns[run].tolist(), "lengths": self.lengths[run].tolist()}
 
     def resume(self, run: int, tensors: dict[str, torch.Tensor], rest: Any, observation: np.ndarray) -> None:
         """Bring one run's environments back to where they were by repeating all of its actions; raises UnrepeatableError if they don't repeat themselves."""
         actions = tensors["actions"].numpy()
-        if len(self.actions) != len(actions):
-            self.actions = [np.zeros_like(self.records["action"]) for _ in actions]
+        if self.taken != len(actions):
+            self.taken, self.actions = len(actions), np.zeros((max(len(actions), 1), *self.actions.shape[1:]), self.actions.dtype)
         mine = np.zeros(self.records.shape, bool)
         mine[run] = True
         mine, returns = mine.reshape(-1), np.zeros(self.records.size)
         self.pools.restart(mine)
-        for kept, action in zip(self.actions, actions, strict=True):
+        for kept, action in zip(self.actions[: self.taken], actions, strict=True):
             kept[run] = action
-            reward, terminated, truncated = self.pools.step(kept.reshape(-1, *kept.shape[2:]), mine)
+            reward, terminated, truncated = self.pools.step(self._each(kept), mine)
             returns += reward
             if (over := terminated | truncated).any():
                 returns[over] = 0.0
                 self.pools.restart(over)
         check_repeated(returns[mine].tolist() == rest["returns"] and np.array_equal(self.observation[run], observation))
         self.returns[run], self.lengths[run] = returns[mine], rest["lengths"]
+
+    @staticmethod
+    def _each(actions: np.ndarray) -> np.ndarray:
+        """Actions [runs · environments, …] of [runs, environments, …]."""
+        return actions.reshape(-1, *actions.shape[2:])
 
     def close(self) -> None:
         """Free all environments."""

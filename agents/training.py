@@ -61,8 +61,9 @@ class Run:
 
     @property
     def memory_bytes(self) -> int:
-        """The size of the memory for records."""
-        return self.plan.length * self.num_envs * self.agent.layout.itemsize
+        """The size of the memory for records, and for actions where the backend keeps those."""
+        layout, kept = self.agent.layout, self.total_steps if backend(self.environment).keeps_actions else 0
+        return self.plan.length * self.num_envs * layout.itemsize + kept * layout["action"].itemsize
 
 
 @dataclass(frozen=True)
