@@ -3,7 +3,6 @@
 Agents count categories from 0, and see bounded numbers between −1 and 1; environments have their own.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -45,8 +44,3 @@ def _within(low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> Take:
         return np.clip(middle + half * np.clip(actions, least, most), low, high).astype(dtype)
 
     return take
-
-
-def size(space: spaces.Space) -> int:
-    """How many numbers one action is."""
-    return math.prod(storage(space)[0])

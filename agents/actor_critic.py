@@ -16,7 +16,7 @@ from agents.frames import Frames
 from agents.heads import Linear
 from agents.networks import MLP, Network, Parameters, named, part
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
-from agents.policies import Gaussian, Policy, policy
+from agents.policies import Gaussian, Policy, fitting
 from agents.replay import decode, record
 from agents.schedules import Linear as LinearSchedule
 from agents.spaces import encode, features, storage
@@ -115,7 +115,7 @@ class ActorCritic:
     @property
     def policy(self) -> Policy:
         """That of the action space."""
-        return policy(self.action_space, self.gaussian)
+        return fitting(self.action_space, self.gaussian)
 
     def plan(self, num_envs: int) -> Plan:
         """What a run of so many environments needs; ValueError where a rollout can't be shared between minibatches."""

@@ -40,7 +40,7 @@ class Agent(Protocol):
         """The learner, a pytree of tensors, before the first update, with memory for so many records."""
 
     def act(self, learner: Any, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [environments], counted from 0, and the probabilities with which they were chosen."""
+        """Actions [environments, …], stored as `agents.actions` says, and the probabilities, or densities, with which they were chosen."""
 
     def write(self, memory: np.ndarray, time: int, records: np.ndarray, learner: Any) -> None:
         """Write records [runs, environments, words] over the oldest of `memory` [runs, environments, length, words]."""

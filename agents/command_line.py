@@ -31,8 +31,9 @@ from agents.environments import UnrepeatableError
 from agents.evaluation import Evaluation, summary
 from agents.machine import NotEnoughMemory, Stopped
 from agents.population import Population
+from agents.run import Result, Run, refuse_oversized
 from agents.run_directory import RunDirectoryError
-from agents.training import Result, Run, refuse_oversized, train
+from agents.training import train
 
 MISTAKE = 2
 

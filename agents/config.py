@@ -24,7 +24,7 @@ from agents.backends import backend
 from agents.environments import Environment
 from agents.modules import Module
 from agents.replay import memory
-from agents.training import LOWEST, Run, refuse_oversized
+from agents.run import LOWEST, Run, refuse_oversized
 from rlloss import register
 
 OURS = ("rlloss", "agents", "gymnasium")

@@ -67,7 +67,7 @@ class Categories:
 
     def init(self, generator: torch.Generator, width: int) -> Parameters:
         """Those of a linear layer, small."""
-        return {name: SMALL * p for name, p in Linear().init(generator, width, (sum(self.counts), 1)).items()}
+        return _small(generator, width, sum(self.counts))
 
     def __call__(self, parameters: Parameters, features: Tensor) -> Tensor:
         """Logits [batch, Σ counts]."""
@@ -93,7 +93,7 @@ class Categories:
 class Normal:
     """Independent normal numbers, `count` of them, with a deviation of their own; squashed by tanh into ±1 if asked.
 
-        u ~ N(μ(s), σ²),  log π(u|s) = −Σ (u − μ)²/2σ² + log σ + ½ log 2π
+        u ~ N(μ(s), σ²),  log π(u|s) = −Σ ((u − μ)²/2σ² + log σ + ½ log 2π)
         squashed: a = tanh u,  log π(a|s) = log π(u|s) − Σ log(1 − a²)
 
     Source: Williams (1992); squashed: Haarnoja et al., arXiv 1801.01290, appendix C.
@@ -117,7 +117,7 @@ class Normal:
     def init(self, generator: torch.Generator, width: int) -> Parameters:
         """Those of a linear layer, small, and log σ [count] where that doesn't depend on the state."""
         outputs, log_deviation = (1 + self.state_dependent) * self.count, torch.full((self.count,), math.log(self.deviation))
-        layer = {name: SMALL * p for name, p in Linear().init(generator, width, (outputs, 1)).items()}
+        layer = _small(generator, width, outputs)
         if not self.state_dependent:
             return layer | {"log_deviation": log_deviation}
         return layer | {"bias": layer["bias"] + torch.cat([torch.zeros(self.count), log_deviation])}
@@ -151,6 +151,11 @@ class Normal:
         return (outputs.chunk(2, -1)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
+def _small(generator: torch.Generator, width: int, outputs: int) -> Parameters:
+    """A linear layer whose outputs are near 0 at first."""
+    return {name: SMALL * p for name, p in Linear().init(generator, width, (outputs, 1)).items()}
+
+
 def _log_density(x: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
     return -(0.5 * ((x - mean) * torch.exp(-log_deviation)).square() + log_deviation + 0.5 * math.log(2 * math.pi)).sum(-1)
 
@@ -171,7 +176,7 @@ class Gaussian:
         return Normal(shape, self.deviation, self.state_dependent, self.squashed)
 
 
-def policy(space: spaces.Space, gaussian: Gaussian) -> Policy:
+def fitting(space: spaces.Space, gaussian: Gaussian) -> Policy:
     """The policy that fits an action space; see `agents.actions` for which there are."""
     if isinstance(space, spaces.Discrete):
         return Categories((int(space.n),))

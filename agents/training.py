@@ -1,12 +1,8 @@
 """The training loop: a list of runs of one structure is trained as one population."""
 
 import contextlib
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,74 +10,16 @@ from rich.console import Console
 from torch.utils import _pytree as pytree
 
 from agents import checkpoint, run_directory
-from agents.agent import Agent, Plan
 from agents.backends import backend
 from agents.display import Display, Status
-from agents.environments import Ended, Environment
-from agents.evaluation import Evaluation, summary
+from agents.environments import Ended
+from agents.evaluation import summary
 from agents.event_log import EventLog
-from agents.machine import NotEnoughMemory, Stopped, available_memory, interruptible, raise_malloc_thresholds, settled, threads
+from agents.machine import Stopped, interruptible, raise_malloc_thresholds, settled, threads
 from agents.population import Population, unstack
-from rlloss.checks import in_range
+from agents.run import Result, Run, check_together, in_bytes, record, refuse_oversized
 
 PHASES = ("act", "step", "store", "sample", "update", "log")
-
-# The plain numbers of a run: the lowest, and the highest that a float64 counts to.
-LOWEST = {"seed": 0, "total_steps": 1, "num_envs": 1, "log_every": 1, "checkpoint_every": 0}
-HIGHEST = {"total_steps": 2**53}
-
-
-@dataclass(frozen=True)
-class Run:
-    """All that determines one run. Runs trained together differ in floats, seeds and directories only.
-
-    `directory` None writes nothing; `config` is what the run was built from, kept for the record.
-    """
-
-    agent: Agent
-    environment: Environment
-    seed: int = 0
-    total_steps: int = 50_000
-    num_envs: int = 1
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    log_every: int = 1000
-    checkpoint_every: int = 10_000
-    directory: Path | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, low in LOWEST.items():
-            in_range(name, getattr(self, name), low, **({"high": HIGHEST[name]} if name in HIGHEST else {}))
-        self.plan  # noqa: B018  # It refuses what can't be.
-
-    @property
-    def plan(self) -> Plan:
-        """What the agent needs in so many environments, and when it learns."""
-        return self.agent.plan(self.num_envs)
-
-    @property
-    def memory_bytes(self) -> int:
-        """The size of the memory for records, and for actions where the backend keeps those."""
-        layout, kept = self.agent.layout, self.total_steps if backend(self.environment).keeps_actions else 0
-        return self.plan.length * self.num_envs * layout.itemsize + kept * layout["action"].itemsize
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a run; `complete` is False where it was stopped before its last step, by the signal `stopped_by`."""
-
-    seed: int
-    complete: bool
-    stopped_by: int | None
-    steps: int
-    updates: int
-    wall_seconds: float
-    compile_seconds: float
-    evaluation_returns: list[float]
-    phases: dict[str, float]
-    learner: Any
-    directory: Path | None
-
 
 def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = False, display: Display | None = None) -> list[Result]:
     """Train runs of one structure together; each ends as if it had been trained alone.
@@ -95,7 +33,7 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
     Raises:
         ValueError: the runs differ in structure, need too much memory, an environment can't be made, or a directory is in use.
     """
-    _check_together(runs)
+    check_together(runs)
     refuse_oversized(runs)
     raise_malloc_thresholds()
     with contextlib.ExitStack() as stack, threads(len(runs)):
@@ -335,7 +273,7 @@ class Training:
         results = [self._result(index, complete, stopped_by) for index in range(len(self.runs))]
         for run, result in zip(self.runs, results, strict=True):
             if run.directory and complete:
-                run_directory.write_result(run.directory, _record(run, result))
+                run_directory.write_result(run.directory, record(run, result))
         return results
 
     def _result(self, index: int, complete: bool, stopped_by: int | None) -> Result:
@@ -357,48 +295,3 @@ class Training:
         """Free the environments and the screen."""
         self.display.close()
         self.episodes.close()
-
-
-def _check_together(runs: Sequence[Run]) -> None:
-    """Raise ValueError unless the runs can be one population, each in a directory of its own."""
-    if not runs:
-        raise ValueError("there is no run to train")
-    for name in ("evaluation", *(name for name in LOWEST if name != "seed")):
-        if len({getattr(run, name) for run in runs}) > 1:
-            raise ValueError(f"runs of one population must have the same {name}; train these apart")
-    for name in ("id", "backend", "frame_stack"):
-        if len({getattr(run.environment, name) for run in runs}) > 1:
-            raise ValueError(f"runs of one population must have environments of the same {name}; train these apart")
-    directories = [run.directory.resolve() for run in runs if run.directory]
-    if len(set(directories)) < len(directories):
-        raise ValueError("two runs would share a directory; give each its own")
-
-
-def refuse_oversized(runs: Sequence[Run]) -> None:
-    """Raise NotEnoughMemory if the replay memory of these runs together is more than the machine has available."""
-    needed, available = sum(run.memory_bytes for run in runs), available_memory()
-    if available is not None and needed > available:
-        together = f" for {len(runs)} runs" if len(runs) > 1 else ""
-        raise NotEnoughMemory(f"replay needs {in_bytes(needed)} of memory{together}, the machine has {in_bytes(available)} available; lower {'agent.replay.capacity' if hasattr(runs[0].agent, 'replay') else 'agent.rollout or num_envs'}")
-
-
-def in_bytes(size: int) -> str:
-    """A size in the unit a person would choose."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"
-
-
-def _record(run: Run, result: Result) -> dict[str, Any]:
-    """result.json: what a program wants to know of a run."""
-    packages = ("rlloss", "torch", "gymnasium", "numpy", "hydra-core")
-    return {
-        "seed": run.seed,
-        "steps": result.steps,
-        "updates": result.updates,
-        "wall_seconds": result.wall_seconds,
-        "evaluation": {"returns": result.evaluation_returns, **{f"return_{name}": number for name, number in summary(result.evaluation_returns).items()}},
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
-    }

@@ -15,7 +15,8 @@ from scipy import stats
 
 from agents.config import build, compose
 from agents.display import quiet
-from agents.training import Result, train
+from agents.run import Result
+from agents.training import train
 
 
 def main() -> None:

@@ -20,15 +20,17 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-def test_environments_get_actions_of_their_space(space):
-    shape, dtype = storage(space)
+# How many categories the parts of an action have.
+COUNTS = {"discrete": 3, "multi_discrete": (2, 3), "multi_binary": 2}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_environments_get_actions_of_their_space(name):
+    shape, dtype = storage(SPACES[name])
     rng = np.random.default_rng(0)
-    counts = {"discrete": 3, "multi_discrete": (2, 3), "multi_binary": 2}
-    name = next(name for name, each in SPACES.items() if each is space)
-    stored = rng.integers(0, counts[name], (50, *shape)) if name in counts else 3 * rng.normal(size=(50, *shape))
-    taken = taking(space)(stored.astype(dtype))
-    assert all(space.contains(action) for action in taken)
+    stored = rng.integers(0, COUNTS[name], (50, *shape)) if name in COUNTS else 3 * rng.normal(size=(50, *shape))
+    taken = taking(SPACES[name])(stored.astype(dtype))
+    assert all(SPACES[name].contains(action) for action in taken)
 
 
 def test_numbers_within_bounds_fill_their_range():

@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch import distributions
 
-from agents.policies import Categories, Gaussian, policy
+from agents.policies import Categories, Gaussian, fitting
 
 BATCH, WIDTH = 5, 4
 ONE, ZERO = torch.tensor(1.0), torch.tensor(0.0)
@@ -23,7 +23,7 @@ def normal(outputs):
 
 
 def test_categories_are_torchs():
-    chosen = policy(spaces.MultiDiscrete([2, 3]), Gaussian())
+    chosen = fitting(spaces.MultiDiscrete([2, 3]), Gaussian())
     outputs = said(chosen)
     theirs = [distributions.Categorical(logits=logits) for logits in outputs.split([2, 3], -1)]
     action = torch.stack([torch.tensor([0, 1, 0, 1, 1]), torch.tensor([2, 1, 0, 0, 2])], -1)
@@ -38,7 +38,7 @@ def test_categories_are_torchs():
 
 def test_single_actions_and_bits_have_their_shapes():
     for space, shape in ((spaces.Discrete(3), (BATCH,)), (spaces.MultiBinary(4), (BATCH, 4)), (spaces.MultiDiscrete([[2, 3], [4, 5]]), (BATCH, 2, 2))):
-        chosen = policy(space, Gaussian())
+        chosen = fitting(space, Gaussian())
         assert isinstance(chosen, Categories)
         action = chosen.draw(said(chosen), torch.rand(BATCH, chosen.numbers), ONE)
         assert action.shape == shape and chosen.log_probability(said(chosen), action).shape == (BATCH,)

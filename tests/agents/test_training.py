@@ -184,7 +184,7 @@ def test_another_run_does_not_go_on_in_a_directory(small_run, tmp_path):
 
 
 def test_a_population_that_does_not_fit_into_memory_is_refused(small_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("agents.training.available_memory", lambda: 50 * 1024)
+    monkeypatch.setattr("agents.run.available_memory", lambda: 50 * 1024)
     train([small_run(f"seed={seed}") for seed in range(4)])
     with pytest.raises(ValueError, match=r"replay needs 50.8 KiB of memory for 5 runs, the machine has 50 KiB available; lower agent.replay.capacity"):
         train([small_run(f"seed={seed}", directory=tmp_path / str(seed)) for seed in range(5)])
