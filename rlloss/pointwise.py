@@ -115,7 +115,7 @@ def pseudo_huber(error: Tensor, delta: float | Tensor) -> Tensor:
     floating(error=error)
     in_range("delta", delta, 0, above=True)
     delta = like(error, delta)
-    root = torch.hypot(error, delta.expand_as(error))
+    root = torch.hypot(error, delta + torch.zeros_like(error))  # The compiler refuses dimensions that differ, as they do where runs share δ.
     # Two forms: root − δ cancels for small errors, and e² overflows for large ones.
     within = error.abs() < delta
     near = torch.where(within, error, torch.zeros_like(error))

@@ -13,6 +13,7 @@ from agents import compilation
 from agents.compilation import bind, cache_directory, write_over
 from agents.recorder import Recorder
 from agents.training import train
+from rlloss.pointwise import pseudo_huber
 from tests.conftest import COMPILED
 
 
@@ -154,3 +155,12 @@ def test_write_over_copies_between_places_of_one_tree():
     a, b = torch.tensor([1.0]), torch.tensor([2.0])
     write_over({"a": a, "b": b}, {"a": b, "b": a})
     assert (a.item(), b.item()) == (2.0, 1.0)
+
+
+def test_a_loss_whose_numbers_runs_share_compiles():
+    """`pseudo_huber` meets an error [runs, batch] with a δ [batch]."""
+    error = torch.linspace(-3, 3, 10).reshape(2, 5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compiling")  # Else it would go on eagerly.
+        program = bind(lambda e: pseudo_huber(e, 0.7), (error,), donate=False, compile=True, name="pseudo_huber", say=lambda line: None)
+    torch.testing.assert_close(program.run()[0], 0.7**2 * ((1 + (error / 0.7) ** 2).sqrt() - 1))

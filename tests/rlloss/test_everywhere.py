@@ -126,12 +126,13 @@ def test_targets_have_no_graph_break(target):
 
 
 def test_the_real_compiler_agrees_with_eager():
-    """One program of many losses, since the compiler takes seconds for each."""
+    """One program of many losses, since the compiler takes seconds for each; of runs that share their hyperparameters."""
     torch._dynamo.reset()
-    kinds = [rlloss.HLGauss(21, -9.0, 9.0), rlloss.C51(21, -9.0, 9.0), rlloss.QuantileHuber(6), rlloss.Robust(0.5), rlloss.LogCosh(), rlloss.Focal(), rlloss.PPOClip()]
+    kinds = [rlloss.HLGauss(21, -9.0, 9.0), rlloss.C51(21, -9.0, 9.0), rlloss.QuantileHuber(6), rlloss.Robust(0.5), rlloss.LogCosh(), rlloss.PseudoHuber(), rlloss.Focal(), rlloss.PPOClip()]
     calls = [(loss, call) for loss, call in CALLS if any(type(loss) is type(kind) for kind in kinds)]
-    gradients = torch.func.grad(lambda x: sum(call(loss, x).sum() for loss, call in calls))
-    torch.testing.assert_close(torch.compile(gradients, fullgraph=True)(X), gradients(X), rtol=1e-4, atol=1e-5)
+    gradients = torch.func.vmap(torch.func.grad(lambda x: sum(call(loss, x).sum() for loss, call in calls)))
+    runs = torch.stack([X, -X, 2 * X])
+    torch.testing.assert_close(torch.compile(gradients, fullgraph=True)(runs), gradients(runs), rtol=1e-4, atol=1e-5)
 
 
 PUBLIC = [getattr(rlloss, each) for each in rlloss.__all__]
