@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from agents.networks import Parameters, linear, named, part, uniform
+from agents.networks import Parameters, linear, named, part, uniform, widens
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
 
@@ -53,7 +53,8 @@ class Linear:
         """Outputs [batch, actions, outputs] of features [batch, width]."""
         if self.hidden:
             features = linear(features, parameters["hidden.weight"], parameters["hidden.bias"]).relu()
-        return linear(features, parameters["weight"], parameters["bias"]).unflatten(-1, shape)
+        # Losses over many outputs sum them for the whole batch at once.
+        return linear(features, parameters["weight"], parameters["bias"], along_batch=True).unflatten(-1, shape)
 
     def rescaled(self, parameters: Parameters, scale: Tensor, shift: Tensor) -> Parameters:
         """The parameters with which outputs x become scale·x + shift, both [outputs]."""
@@ -146,8 +147,7 @@ def _rescaled(parameters: Parameters, names: tuple[str, ...], scale: Tensor, shi
     """The parameters of a last layer with which outputs x of every action become scale·x + shift, both [outputs]."""
     bias = parameters["bias"]
     actions, inputs = len(bias) // len(scale), parameters["weight"].numel() // len(bias)
-    # As `linear` has it: the wider side of a weight is its last.
-    along = {1: scale.repeat(actions), 2: scale.repeat(actions) if inputs < len(bias) else scale.repeat(actions)[:, None]}
+    along = {1: scale.repeat(actions), 2: scale.repeat(actions) if widens(inputs, len(bias)) else scale.repeat(actions)[:, None]}
     last = {name: parameters[name] * along[parameters[name].ndim] for name in names}
     return parameters | last | {"bias": last["bias"] + shift.repeat(actions)}
 
@@ -164,6 +164,5 @@ def noisy_linear(x: Tensor, parameters: Parameters, noise: Tensor | None) -> Ten
         return linear(x, weight, bias)
     noise = noise.sign() * noise.abs().sqrt()
     of_inputs, of_outputs = noise.split([x.shape[1], bias.shape[0]])
-    # As `linear` has it: the wider side of a weight is its last.
-    rows, columns = sorted((of_outputs, of_inputs), key=len)
+    rows, columns = (of_inputs, of_outputs) if widens(len(of_inputs), len(of_outputs)) else (of_outputs, of_inputs)
     return linear(x, weight + parameters["noise.weight"] * rows[:, None] * columns, bias + parameters["noise.bias"] * of_outputs)

@@ -79,10 +79,15 @@ def part(prefix: str, parameters: Parameters) -> Parameters:
     return {name.removeprefix(prefix): parameter for name, parameter in parameters.items() if name.startswith(prefix)}
 
 
+def widens(inputs: int, outputs: int) -> bool:
+    """Whether a `linear` layer's weight is [inputs, outputs], not [outputs, inputs]."""
+    return inputs < outputs and inputs <= NARROW
+
+
 def uniform(generator: torch.Generator, inputs: int, outputs: int) -> Parameters:
     """`weight` and `bias` of a `linear` layer, U(±1/√inputs) as in torch.nn.Linear."""
-    bound = inputs**-0.5
-    weight = torch.empty(sorted((outputs, inputs))).uniform_(-bound, bound, generator=generator)
+    bound, shape = inputs**-0.5, (inputs, outputs) if widens(inputs, outputs) else (outputs, inputs)
+    weight = torch.empty(shape).uniform_(-bound, bound, generator=generator)
     return {"weight": weight, "bias": torch.empty(outputs).uniform_(-bound, bound, generator=generator)}
 
 
@@ -101,22 +106,21 @@ def normalized(x: Tensor, parameters: Parameters, prefix: str) -> Tensor:
     return torch.nn.functional.layer_norm(x, x.shape[-1:], parameters[f"{prefix}norm.weight"], parameters[f"{prefix}norm.bias"])
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer whose weight has its wider side last.
-
-        y = x W + b
+def linear(x: Tensor, weight: Tensor, bias: Tensor, along_batch: bool = False) -> Tensor:
+    """A linear layer y = x Wᵀ + b, [batch, outputs] of x [batch, inputs].
 
     Narrow layers, such as the first and the last of a control problem, are sums that compile into
     one loop with what stands around them; a matrix product costs them several times as much.
 
     Args:
         x: [batch, inputs].
-        weight: [inputs, outputs] if inputs < outputs, else [outputs, inputs].
+        weight: [outputs, inputs]; [inputs, outputs] where the layer `widens` few inputs, so that its sums run along outputs.
         bias: [outputs].
+        along_batch: keep neighbours in the batch side by side in memory, not neighbours among outputs; narrow layers don't.
     """
-    widening = x.shape[1] < bias.shape[0]
-    if min(weight.shape) > NARROW:
-        return (x @ weight if widening else x @ weight.T) + bias
-    if widening:
+    inputs, outputs = x.shape[1], bias.shape[0]
+    if widens(inputs, outputs):
         return (x[:, :, None] * weight).sum(1) + bias
-    return torch.stack([(x * row).sum(-1) for row in weight.unbind()], -1) + bias
+    if min(inputs, outputs) <= NARROW:
+        return torch.stack([(x * row).sum(-1) for row in weight.unbind()], -1) + bias
+    return (weight @ x.T).T + bias if along_batch else x @ weight.T + bias

@@ -18,7 +18,7 @@ from torch import Tensor
 from rlloss.checks import floating, floats_of_one_shape, has_outputs, in_range, same_shape
 from rlloss.classification import cross_entropy_with_logits
 from rlloss.frozen import frozen
-from rlloss.numbers import leading, like, once, times, wide
+from rlloss.numbers import counted, leading, like, once, times, trailing, wide, with_gradient
 from rlloss.transforms import Identity, RunningTransform, Transform, settled
 from rlloss.value_losses import ScalarTarget
 
@@ -146,10 +146,10 @@ class HLGauss(Categorical, ScalarTarget):
         center = self.transform(wide(target))
         low, high = self.ends(center)
         width = (high - low) / (self.bins - 1)
-        edges = low + width * (torch.arange(self.bins + 1, dtype=center.dtype, device=center.device) - 0.5)
+        edges = low + width * (counted(self.bins + 1, center) - 0.5)
         center = torch.minimum(torch.maximum(center, low), high)
-        cumulative = once(torch.erf((edges - center[..., None]) / (self.sigma_ratio * width * math.sqrt(2))))
-        return cumulative.diff(dim=-1) / (cumulative[..., -1:] - cumulative[..., :1])
+        cumulative = once(torch.erf((edges - center) / (self.sigma_ratio * width * math.sqrt(2))))
+        return (cumulative.diff(dim=0) / (cumulative[-1] - cumulative[0])).movedim(0, -1)
 
 
 @frozen
@@ -172,12 +172,11 @@ class C51(Categorical):
         has_outputs(next_outputs, self.outputs)
         same_shape(reward=reward, discount=discount, next_value=next_outputs[..., 0])
         # What follows an end may be anything, also NaN.
-        following = torch.where(discount[..., None] == 0, torch.zeros_like(next_outputs), next_outputs)
-        probabilities = once(wide(following).softmax(-1))
-        position = leading(self.position(reward[..., None] + discount[..., None] * self.support(probabilities)))
-        bins = torch.arange(self.bins, dtype=position.dtype, device=position.device).reshape(-1, *[1] * position.ndim)
-        share = (1 - (position - bins).abs()).relu()
-        return once((leading(probabilities) * share).sum(1).movedim(0, -1).contiguous()).detach()
+        following = torch.where(discount == 0, torch.zeros_like(reward), leading(next_outputs))
+        probabilities = once(wide(following).softmax(0))
+        returns = reward + discount * self.support(probabilities).reshape(-1, *[1] * discount.ndim)
+        position, bins = once(self.position(returns)), counted(self.bins, probabilities)
+        return once((probabilities * (1 - (position - bins).abs()).relu()).sum(1)).movedim(0, -1).detach()
 
     def position(self, returns: Tensor) -> Tensor:
         """Where returns [...] lie among the bins, from 0 to bins − 1 and linear between neighbours."""
@@ -255,13 +254,14 @@ class QuantileHuber:
         """Elementwise loss [...] of outputs [..., N] against quantiles [..., N]; no gradient reaches the target."""
         floats_of_one_shape(outputs=outputs, target=target)
         has_outputs(outputs, self.outputs)
-        error = leading(self.transform(target.detach())) - leading(outputs)[:, None]
-        tau = ((torch.arange(self.quantiles, dtype=error.dtype, device=error.device) + 0.5) / self.quantiles).reshape(-1, *[1] * outputs.ndim)
+        error = leading(self.transform(target.detach())) - leading(outputs.detach())[:, None]
+        tau = (counted(self.quantiles, error[0]) + 0.5) / self.quantiles
         kappa = like(outputs, self.kappa)
-        # The c that makes c·(u − ½c) largest: the slope of H is c itself, so that c needs no gradient, which would cost as much again.
-        clipped = error.detach().clamp(-kappa, kappa)
-        weight = torch.where(error < 0, 1 - tau, tau)
-        return (weight * clipped * (error - 0.5 * clipped)).mean(1).sum(0) / kappa
+        clipped = error.clamp(-kappa, kappa)
+        slope = torch.where(error < 0, 1 - tau, tau) * clipped
+        # H(u) = c·(u − ½c), whose slope is c: one pass makes both sums, that of the loss and that of its gradient.
+        loss, gradient = (slope * (error - 0.5 * clipped)).mean(1), -slope.mean(1)
+        return with_gradient(once(loss).sum(0) / kappa, outputs, trailing(gradient) / kappa)
 
 
 def two_hot(value: Tensor, support: Tensor) -> Tensor:
@@ -287,10 +287,11 @@ def two_hot(value: Tensor, support: Tensor) -> Tensor:
     if support.ndim != 1 or len(support) < 2:
         raise ValueError(f"support must be [bins] with at least two numbers, got shape {tuple(support.shape)}")
     value, support = value.detach(), support.detach()
-    value = once(torch.minimum(torch.maximum(value, support[0]), support[-1]))[..., None]
+    value = once(torch.minimum(torch.maximum(value, support[0]), support[-1]))
     # The support goes on beyond both ends, by any width: no clipped value lies there.
     width = support.diff()
     slope = once(1 / torch.cat([width[:1], width, width[-1:]]))
     neighbour = once(torch.cat([support[:1] - width[:1], support, support[-1:] + width[-1:]]))
+    slope, neighbour = (each.reshape(-1, *[1] * value.ndim) for each in (slope, neighbour))
     rising, falling = (value - neighbour[:-2]) * slope[:-1], (neighbour[2:] - value) * slope[1:]
-    return torch.minimum(rising, falling).clamp(min=0)
+    return torch.minimum(rising, falling).clamp(min=0).movedim(0, -1)

@@ -53,3 +53,19 @@ def reduced(tensor: Tensor, reduction: Callable[[Tensor, int], Tensor]) -> Tenso
 def leading(tensor: Tensor) -> Tensor:
     """The last dimension first, [..., n] → [n, ...], kept in this order: sums over pairs of n then run side by side for the whole batch."""
     return once(tensor.movedim(-1, 0).contiguous())
+
+
+def counted(count: int, tensor: Tensor) -> Tensor:
+    """0, 1, … count − 1 along a dimension before those of a tensor [...], with its dtype: [count, 1, ...]."""
+    return torch.arange(count, dtype=tensor.dtype, device=tensor.device).reshape(-1, *[1] * tensor.ndim)
+
+
+def trailing(tensor: Tensor) -> Tensor:
+    """The first dimension last, [n, ...] → [..., n]: `leading` undone, though memory keeps its order."""
+    return once(tensor).movedim(0, -1)
+
+
+def with_gradient(value: Tensor, inputs: Tensor, gradient: Tensor) -> Tensor:
+    """A value [...] whose gradient with respect to inputs [..., n] is given, [..., n], where it comes out cheaper than by differentiating."""
+    inert = inputs.detach() - inputs
+    return value.detach() - (gradient.detach() * inert).sum(-1)

@@ -18,6 +18,9 @@ from rlloss.value_losses import ValueLoss
 
 Outputs = Callable[[], Tensor]
 
+# So many actions are told apart by comparing, which compiles into vectors; gathering and scattering by index does not.
+FEW = 8
+
 
 class Step(NamedTuple):
     """A batch of transitions and what networks say of them, [batch, actions, outputs] each.
@@ -250,8 +253,13 @@ def action_outputs(outputs: Tensor, action: Tensor) -> Tensor:
     For: the Q-value of the action taken, for any head.
     Source: Mnih et al., Human-level control (2015).
     """
-    index = action[:, None, None].expand(-1, 1, outputs.shape[-1])
-    return outputs.gather(1, index).squeeze(1)
+    if outputs.shape[1] > FEW:
+        index = action[:, None, None].expand(-1, 1, outputs.shape[-1])
+        return outputs.gather(1, index).squeeze(1)
+    chosen = outputs[:, 0]
+    for index in range(1, outputs.shape[1]):
+        chosen = torch.where(action[:, None] == index, outputs[:, index], chosen)
+    return chosen
 
 
 def greedy_outputs(value_loss: ValueLoss, outputs: Tensor, selector: Tensor) -> Tensor:
@@ -262,7 +270,13 @@ def greedy_outputs(value_loss: ValueLoss, outputs: Tensor, selector: Tensor) -> 
     For: Q-learning, and double Q-learning with another selector.
     Source: van Hasselt, Guez and Silver, arXiv 1509.06461.
     """
-    return action_outputs(outputs, value_loss.value(selector).argmax(-1))
+    if outputs.shape[1] > FEW:
+        return action_outputs(outputs, value_loss.value(selector).argmax(-1))
+    chosen, highest = outputs[:, 0], value_loss.value(selector[:, 0])
+    for index in range(1, outputs.shape[1]):
+        value = value_loss.value(selector[:, index])
+        chosen, highest = torch.where((value > highest)[:, None], outputs[:, index], chosen), torch.maximum(value, highest)
+    return chosen
 
 
 def lowest_outputs(value_loss: ValueLoss, outputs: Tensor) -> Tensor:
