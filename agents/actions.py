@@ -29,18 +29,34 @@ def taking(space: spaces.Space) -> Take:
     A number a of a bounded dimension becomes low + (a + 1)/2·(high − low), after it has been cut to ±1.
     """
     if isinstance(space, spaces.Box):
-        return _within(space.low, space.high, space.dtype)
+        return _within(space)
     if isinstance(space, spaces.MultiBinary):
         return lambda actions: actions.astype(space.dtype)
     return lambda actions: actions + space.start
 
 
-def _within(low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> Take:
-    bounded = np.isfinite(low) & np.isfinite(high)
-    middle, half = np.where(bounded, (low.astype(float) + high) / 2, 0), np.where(bounded, (high.astype(float) - low) / 2, 1)
+def storing(space: spaces.Space) -> Take:
+    """What turns actions [count, …] that environments of this space take into stored ones, as `taking` backwards."""
+    if isinstance(space, spaces.Box):
+        middle, half, _ = _range(space)
+        return lambda actions: ((actions - middle) / half).astype(np.float32)
+    start = getattr(space, "start", 0)
+    return lambda actions: (actions - start).astype(np.int32)
+
+
+def _within(space: spaces.Box) -> Take:
+    low, high, dtype = space.low, space.high, space.dtype
+    middle, half, bounded = _range(space)
     least, most = np.where(bounded, -1, low), np.where(bounded, 1, high)
 
     def take(actions: np.ndarray) -> np.ndarray:
         return np.clip(middle + half * np.clip(actions, least, most), low, high).astype(dtype)
 
     return take
+
+
+def _range(space: spaces.Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which environment's number each dimension's stored 0 is, how much its 1 is more, and whether it is bounded."""
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = space.low.astype(float), space.high.astype(float)
+    return np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1), bounded

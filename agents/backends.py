@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 
-from agents import environments, evaluation, pools
+from agents import environments, evaluation, pools, recorded
 from agents.environments import Environment
 from agents.pool_kinds import Atari, EnvPool
 
@@ -28,6 +28,7 @@ BACKENDS = {
     "gymnasium": Backend(environments.spaces, environments.Episodes, evaluation.evaluate, keeps_actions=False),
     "envpool": _pooled(EnvPool),
     "ale": _pooled(Atari),
+    "recorded": Backend(recorded.spaces, recorded.RecordedEpisodes, evaluation.evaluate, keeps_actions=False),
 }
 
 

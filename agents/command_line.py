@@ -27,6 +27,7 @@ from agents import run_directory
 from agents.backends import backend
 from agents.command_help import groups, help_text
 from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, no_key, refuse, refuse_untrusted
+from agents.demonstrations import Recording
 from agents.environments import UnrepeatableError
 from agents.evaluation import Evaluation, summary
 from agents.machine import NotEnoughMemory, Stopped
@@ -181,17 +182,20 @@ def evaluate_main() -> None:
     parser.add_argument("directory", type=Path, metavar="RUN_DIR", help="the run's directory, as rlloss-train printed it")
     parser.add_argument("--episodes", type=int, default=20, help="how many episodes (20)")
     parser.add_argument("--seed", type=int, default=None, help="another seed for the episodes than the run's own")
+    parser.add_argument("--record", type=Path, default=None, metavar="FILE", help="write the episodes to this file, for learning from demonstrations")
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="run code of this package if the run's config names it")
     parser.error = refuse
     with one_line("rlloss-evaluate"):
         options = parser.parse_args()
         if options.seed is not None and options.seed < 0:
             raise ConfigError(f"--seed must be at least 0, got {options.seed}")
-        _print_evaluation(_evaluate(options.directory, options.episodes, options.seed, options.trust))
+        _print_evaluation(_evaluate(options.directory, options.episodes, options.seed, options.record, options.trust))
 
 
-def _evaluate(directory: Path, episodes: int, seed: int | None, trusted: Sequence[str]) -> list[float]:
+def _evaluate(directory: Path, episodes: int, seed: int | None, record: Path | None, trusted: Sequence[str]) -> list[float]:
     run = _recorded_run(directory, trusted)
+    if record:
+        _refuse_recording(run, record)
     step = run_directory.newest_checkpoint([directory])
     tensors, _ = run_directory.load_checkpoint(directory, step)
     population = Population([run.agent], [run.seed], run.num_envs, compile=False, say=print)
@@ -202,7 +206,23 @@ def _evaluate(directory: Path, episodes: int, seed: int | None, trusted: Sequenc
         raise ConfigError(str(error)) from error
     seeds = [run.seed if seed is None else seed]
     act = functools.partial(population.act_greedily, 1.0)
-    return backend(run.environment).evaluate(act, [run.environment], population.observation.numpy(), seeds, step, settings)[0]
+    recording = Recording(run.environment.id, run.agent.observation_space, run.agent.action_space)
+    told = {"tell": [recording]} if record else {}
+    returns = backend(run.environment).evaluate(act, [run.environment], population.observation.numpy(), seeds, step, settings, **told)[0]
+    if record:
+        print(f"recorded {recording.write(record):,} steps in {_shown(record)}")
+    return returns
+
+
+def _refuse_recording(run: Run, path: Path) -> None:
+    """Raise ConfigError or RunDirectoryError where a run's episodes can't be recorded in this file."""
+    if path.exists():
+        raise ConfigError(f"{path} exists already; choose another --record")
+    run_directory.refuse_unwritable(path.parent, "--record")
+    if backend(run.environment).keeps_actions:
+        raise ConfigError(f"--record needs environments that Gymnasium steps, but this run has env.backend={run.environment.backend}")
+    if run.environment.frame_stack > 1:
+        raise ConfigError("--record keeps whole observations, but this run has env.frame_stack above 1; stack by +env/wrapper=frame_stack when training")
 
 
 @contextlib.contextmanager

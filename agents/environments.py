@@ -30,7 +30,7 @@ class Environment:
 
     `id` may name a package to import first ("their_package:TheirEnv-v0"), `arguments` go to the
     constructor, `wrappers` are applied in their order. An observation is the last `frame_stack` frames; 1 for the frame
-    itself. `backend` says who steps it, see `agents.backends`.
+    itself. `backend` says who steps it, see `agents.backends`; if that's "recorded", `recording` names what it shows, see `agents.recorded`.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Environment:
     wrappers: Mapping[str, Callable[[gymnasium.Env], gymnasium.Env]] = field(default_factory=dict)
     backend: str = "gymnasium"
     frame_stack: int = 1
+    recording: str = ""
 
     def __post_init__(self) -> None:
         in_range("frame_stack", self.frame_stack, 1)

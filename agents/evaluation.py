@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,7 +29,22 @@ class Evaluation:
         in_range("max_steps", self.max_steps, 1)
 
 
-def evaluate(act: Callable[[], np.ndarray], environments: Sequence[Environment], observation: np.ndarray, seeds: Sequence[int], step: int, evaluation: Evaluation) -> list[list[float]]:
+class Tell(Protocol):
+    """Is told every transition of an evaluation."""
+
+    def __call__(self, episode: int, observation: np.ndarray, action: Any, reward: float, terminated: bool, truncated: bool, next_observation: np.ndarray) -> None:
+        """One transition of the `episode`-th episode, with the action that the environment took; `truncated` where it was cut by `max_steps` too."""
+
+
+def evaluate(
+    act: Callable[[], np.ndarray],
+    environments: Sequence[Environment],
+    observation: np.ndarray,
+    seeds: Sequence[int],
+    step: int,
+    evaluation: Evaluation,
+    tell: Sequence[Tell] = (),
+) -> list[list[float]]:
     """The returns of `evaluation.episodes` greedy episodes of every run.
 
     Args:
@@ -38,6 +54,7 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[Environment],
         seeds: each run's seed; episodes depend on it and on `step` alone.
         step: the environment step of training at which this happens.
         evaluation: how many episodes, how long.
+        tell: who is told the transitions, one a run; nobody if it's empty.
     """
     runs, width = observation.shape[:2]
     made = [environment.make() for environment in environments for _ in range(width)]
@@ -58,11 +75,16 @@ def evaluate(act: Callable[[], np.ndarray], environments: Sequence[Environment],
     while active:
         actions = act()
         actions = take(actions.reshape(runs * width, *actions.shape[2:]))
+        before = observation.copy() if tell else observation
         for run, place in sorted(active):
             observation[run, place], reward, terminated, truncated, _ = made[run * width + place].step(actions[run * width + place])
             returns[run][current[run, place]] += float(reward)
             steps[run, place] += 1
-            if terminated or truncated or steps[run, place] >= evaluation.max_steps:
+            truncated = truncated or (steps[run, place] >= evaluation.max_steps and not terminated)
+            if tell:
+                after = observation[run, place].copy()
+                tell[run](int(current[run, place]), before[run, place], actions[run * width + place], float(reward), terminated, truncated, after)
+            if terminated or truncated:
                 current[run, place] += width
                 if current[run, place] < evaluation.episodes:
                     start(run, place)

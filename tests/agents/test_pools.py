@@ -109,7 +109,7 @@ def test_runs_together_are_the_runs_alone(tmp_path, compiled):
     ("words", "message"),
     [
         (["env.id=Nowhere-v0", "env.backend=envpool"], "EnvPool can't make Nowhere-v0"),
-        (["env.backend=nobody"], "env.backend must be gymnasium or envpool or ale, got nobody"),
+        (["env.backend=nobody"], "env.backend must be gymnasium or envpool or ale or recorded, got nobody"),
         (["env.backend=envpool", "+env/wrapper=flatten"], "env.wrappers can't be put around environments of env.backend=envpool"),
         (["env.backend=envpool", "+env.arguments.batch_size=1"], "env.arguments.batch_size can't be set with env.backend=envpool"),
         (["env.backend=envpool", "env.id=FrozenLake-v1", "env.frame_stack=2"], "frame_stack 2 needs Box observations"),
