@@ -193,7 +193,8 @@ class Training:
         seconds = self.wall_seconds - wall_seconds
         rate = max(self.step - step, 1) / max(seconds, 1e-9)
         left = max(self.settings.total_steps - self.step, 0) / rate if seconds > 1 else float("nan")
-        loss = self.population.metrics.get("loss/value")
+        metrics = self.population.metrics
+        loss = metrics.get("loss/value", metrics.get("loss/total"))
         return Status(self.step, self.settings.total_steps, rate * len(self.runs), left, float(loss.mean()) if loss is not None else None)
 
     def _evaluate(self) -> None:

@@ -12,6 +12,7 @@ from rlloss.actor_losses import (
 from rlloss.classification import (
     BinaryCrossEntropy,
     BinaryFocal,
+    ClassificationLoss,
     CrossEntropy,
     Focal,
     binary_cross_entropy,
@@ -191,6 +192,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "BinaryFocal",
     "Categorical",
+    "ClassificationLoss",
     "ClippedDoubleQLearning",
     "CrossEntropy",
     "DoubleQLearning",

@@ -6,6 +6,8 @@ gradient reaches a label. 0·log 0 is 0: a prediction that is certain and right 
 and wrong +∞. Hyperparameters are numbers, or 0-dim tensors under `torch.func.vmap`.
 """
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -16,6 +18,14 @@ from rlloss.numbers import like, times, wide
 
 # A log-probability below −CERTAIN is that of an impossible class: its exponential is 0 in any precision.
 CERTAIN = 1e4
+
+
+@runtime_checkable
+class ClassificationLoss(Protocol):
+    """The interface of every classification loss."""
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The loss of logits against labels of the same shape: of several classes [..., classes] → [...], of two elementwise."""
 
 
 def binary_cross_entropy(probability: Tensor, label: Tensor) -> Tensor:

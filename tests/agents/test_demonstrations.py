@@ -150,7 +150,7 @@ def test_each_pass_shows_every_episode_once_in_an_order_of_the_runs_own(file, tm
     records, ended = shown(some, 400)
     orders = {}
     for run, seed in enumerate((3, 4)):
-        expected = [returns[index] for turn in range(3) for index in order(seed, turn, 5)]
+        expected = [returns[index] for turn in range(9) for index in order(seed, turn, 5)]
         for place in range(2):
             of_place = [end.episode_return for end in ended if (end.run, end.place) == (run, place)]
             assert of_place == expected[place::2][: len(of_place)] and len(of_place) > 3
@@ -175,7 +175,7 @@ def test_a_run_among_others_with_other_recordings_sees_what_it_sees_alone(file, 
         episodes([str(tmp_path / "other")], [2]).resume(0, tensors, rest, together.observation[1])
 
 
-OFFLINE = ["env.backend=recorded", "agent.learning_starts=50", "agent.batch_size=16", "network.hidden=[16]", "total_steps=300", "compile=false", "evaluation.episodes=2", "evaluation.every=100"]
+OFFLINE = ["env.backend=recorded", "agent.learning_starts=50", "agent.batch_size=16", "network.hidden=[16]", "total_steps=300", "compile=false", "evaluation.episodes=2", "evaluation.every=100", "evaluation.max_steps=60"]
 
 
 def test_dqn_learns_offline_and_goes_on_bitwise(file, tmp_path, monkeypatch):
