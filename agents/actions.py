@@ -1,4 +1,4 @@
-"""What a Gymnasium action space means for storage, and for an environment that takes actions.
+"""What a Gymnasium action space means for storage, for an environment that takes actions, and for a network that reads them.
 
 Agents count categories from 0, and see bounded numbers between −1 and 1; environments have their own.
 """
@@ -6,7 +6,11 @@ Agents count categories from 0, and see bounded numbers between −1 and 1; envi
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
+
+from agents.spaces import one_hot
 
 Take = Callable[[np.ndarray], np.ndarray]
 
@@ -44,15 +48,34 @@ def storing(space: spaces.Space) -> Take:
     return lambda actions: (actions - start).astype(np.int32)
 
 
+def encode(space: spaces.Space, action: Tensor) -> Tensor:
+    """Stored actions [batch, …] as floats [batch, numbers]: categories one-hot, numbers cut as `taking` cuts them, bits as 0 and 1."""
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return one_hot(spaces.MultiDiscrete(np.atleast_1d(space.n if isinstance(space, spaces.Discrete) else space.nvec)), action)
+    if isinstance(space, spaces.Box):
+        least, most = (torch.from_numpy(limit.astype(np.float32)).to(action.device) for limit in _limits(space))
+        action = torch.minimum(torch.maximum(action, least), most)
+    return action.float().flatten(1)
+
+
+def width(space: spaces.Space) -> int:
+    """How many numbers `encode` makes of one action."""
+    return encode(space, torch.zeros(1, *space.shape)).shape[1]
+
+
 def _within(space: spaces.Box) -> Take:
-    low, high, dtype = space.low, space.high, space.dtype
-    middle, half, bounded = _range(space)
-    least, most = np.where(bounded, -1, low), np.where(bounded, 1, high)
+    (middle, half, _), (least, most) = _range(space), _limits(space)
 
     def take(actions: np.ndarray) -> np.ndarray:
-        return np.clip(middle + half * np.clip(actions, least, most), low, high).astype(dtype)
+        return np.clip(middle + half * np.clip(actions, least, most), space.low, space.high).astype(space.dtype)
 
     return take
+
+
+def _limits(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """What stored numbers are cut to."""
+    bounded = _range(space)[2]
+    return np.where(bounded, -1, space.low), np.where(bounded, 1, space.high)
 
 
 def _range(space: spaces.Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

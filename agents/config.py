@@ -130,7 +130,7 @@ class Builder:
         self.read: set[str] = set()
 
     def build(self, path: str, **given: Any) -> Any:
-        """The value of the node at a dotted path; `given` are arguments that no config can hold."""
+        """The value of the node at a dotted path; `given` are arguments that no config can hold, for all in it that take them."""
         node = OmegaConf.select(self.root, path)
         raw = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
         return self._value(raw, path, **given)
@@ -138,24 +138,25 @@ class Builder:
     def _value(self, node: Any, path: str, **given: Any) -> Any:
         if reference := _reference(node):
             self.read.add(reference)
-            return self.build(reference)
+            return self.build(reference, **given)
         if isinstance(node, str) and "${" in node:
             return OmegaConf.select(self.root, path)
         if isinstance(node, list):
-            return [self._value(item, f"{path}[{index}]") for index, item in enumerate(node)]
+            return [self._value(item, f"{path}[{index}]", **given) for index, item in enumerate(node)]
         if not isinstance(node, Mapping):
             return node
         if "_target_" not in node:
-            return {key: self._value(item, f"{path}.{key}") for key, item in node.items()}
+            return {key: self._value(item, f"{path}.{key}", **given) for key, item in node.items()}
         return self._call(node, path, given)
 
     def _call(self, node: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> Any:
         target = locate(node["_target_"], f"{path}._target_")
-        arguments = {key: self._value(item, f"{path}.{key}") for key, item in node.items() if key not in RESERVED}
+        arguments = {key: self._value(item, f"{path}.{key}", **given) for key, item in node.items() if key not in RESERVED}
         if inspect.isclass(target) and issubclass(target, nn.Module):
             _check_arguments(target, arguments, path)
             target, arguments = Module, {"target": target, "arguments": arguments}
-        elif dataclasses.is_dataclass(target):
+        given = {name: each for name, each in given.items() if name in inspect.signature(target).parameters}
+        if dataclasses.is_dataclass(target) and target is not Module:
             places = {key: _reference(item) or f"{path}.{key}" for key, item in node.items()}
             arguments = _checked(target, arguments, path, places, given)
         if node.get("_partial_"):  # Wrappers of Gymnasium's want tuples, which YAML doesn't have.

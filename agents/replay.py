@@ -60,6 +60,12 @@ def decode_field(words: Tensor, layout: np.dtype, name: str) -> Tensor:
     return part[..., : field.itemsize // field.base.itemsize].reshape(*words.shape[:-1], *field.shape)
 
 
+def replaced(words: Tensor, layout: np.dtype, name: str, numbers: Tensor) -> Tensor:
+    """Records [..., words] with other numbers [...] in a field of one number."""
+    place = layout.fields[name][1] // WORD
+    return torch.cat([words[..., :place], numbers.to(torch.float32)[..., None].view(torch.int32), words[..., place + 1 :]], -1)
+
+
 class Drawn(NamedTuple):
     """Where the rows of a batch lie in memory [batch], and how much each counts; None for 1."""
 
