@@ -43,6 +43,7 @@ def storing(space: spaces.Space) -> Take:
     """What turns actions [count, …] that environments of this space take into stored ones, as `taking` backwards."""
     if isinstance(space, spaces.Box):
         middle, half, _ = _range(space)
+        half = np.where(half > 0, half, 1)  # Of a number that can only be one.
         return lambda actions: ((actions - middle) / half).astype(np.float32)
     start = getattr(space, "start", 0)
     return lambda actions: (actions - start).astype(np.int32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agents.actions import storage, taking
+from agents.actions import storage, storing, taking
 from agents.config import build, compose
 from agents.training import train
 
@@ -31,6 +31,16 @@ def test_environments_get_actions_of_their_space(name):
     stored = rng.integers(0, COUNTS[name], (50, *shape)) if name in COUNTS else 3 * rng.normal(size=(50, *shape))
     taken = taking(SPACES[name])(stored.astype(dtype))
     assert all(SPACES[name].contains(action) for action in taken)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_actions_that_were_taken_are_stored_so_that_they_are_taken_again(name):
+    SPACES[name].seed(0)
+    taken = np.stack([SPACES[name].sample() for _ in range(50)])
+    stored = storing(SPACES[name])(taken)
+    assert stored.shape[1:] == storage(SPACES[name])[0] and str(stored.dtype) == storage(SPACES[name])[1]
+    np.testing.assert_allclose(taking(SPACES[name])(stored), taken, rtol=1e-5, atol=1e-5)
+    assert storing(spaces.Box(2.0, 2.0, ()))(np.float32([2.0])).tolist() == [0.0]
 
 
 def test_numbers_within_bounds_fill_their_range():
