@@ -12,7 +12,6 @@ from gymnasium import spaces
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from agents import actions
 from agents.actions import storing
 from agents.spaces import COMPOSITE, storage
 
@@ -124,7 +123,7 @@ class Recording:
 
     def __init__(self, environment: str, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         self.told = {"environment": environment, "observation_space": str(observation_space), "action_space": str(action_space)}
-        self.store, self.stored = storing(action_space), (storage(observation_space), actions.storage(action_space))
+        self.store = storing(action_space)
         self.episodes: dict[int, list[tuple]] = {}
 
     def __call__(self, episode: int, *transition: Any) -> None:

@@ -42,6 +42,8 @@ class Environment:
 
     def __post_init__(self) -> None:
         in_range("frame_stack", self.frame_stack, 1)
+        if self.recording and self.backend != "recorded":
+            raise ValueError(f"recording is shown by env.backend=recorded alone, this is env.backend={self.backend}; set that, or leave the recording out")
 
     def make(self) -> gymnasium.Env:
         """A new environment, whose observations are arrays: those of a Tuple or Dict space come packed, see `agents.spaces.pack`.

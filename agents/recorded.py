@@ -22,6 +22,8 @@ def spaces(environment: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
     """The spaces of one observation and of one action; raises ValueError unless the recording has the same."""
     if environment.frame_stack > 1:
         raise ValueError(f"frame_stack {environment.frame_stack} is not for env.backend=recorded, which keeps whole observations; stack by +env/wrapper=frame_stack")
+    if not environment.recording:
+        raise ValueError("env.backend=recorded needs env.recording, a file that rlloss-evaluate --record wrote, or minari:ID")
     found = environments.spaces(environment)
     Demonstrations(environment.recording).check(*found)
     return found

@@ -196,7 +196,7 @@ def test_a_run_among_others_is_the_run_alone(run, compiled):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["env.backend=gymnasium"], "Cloning learns from recorded actions: set env.backend=recorded"),
+        (["env.backend=gymnasium", "env.recording=''"], "Cloning learns from recorded actions: set env.backend=recorded"),
         (["loss/target=gae"], "loss.target is not read by agents.behaviour_cloning.Cloning"),
         (["loss/value/transform=popart"], "agent.value_loss.transform follows returns, but Cloning learns actions"),
         (["loss/regularizer=[cql]"], "regularizers.cql needs action_values, which Cloning doesn't have"),

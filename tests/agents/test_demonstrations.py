@@ -18,6 +18,7 @@ from agents.environments import Environment, UnrepeatableError
 from agents.evaluation import Evaluation, evaluate
 from agents.recorded import order
 from agents.replay import record
+from agents.spaces import storage
 from agents.streams import EpisodeSeeds
 from agents.training import train
 from tests.conftest import small_config
@@ -39,8 +40,8 @@ def leaning(observation):
 def recorded(path, environment=CARTPOLE, policy=upright, episodes=5, max_steps=100, width=2):
     """Record episodes of a policy."""
     made = environment.make()
-    shape, dtype = made.observation_space.shape, made.observation_space.dtype
-    observation = np.zeros((1, width, *shape), dtype)
+    shape, dtype = storage(made.observation_space)
+    observation = np.zeros((1, width, *shape), str(dtype).removeprefix("torch."))
     told = Recording(environment.id, made.observation_space, made.action_space)
     returns = evaluate(lambda: policy(observation), [environment], observation, [7], 0, Evaluation(episodes=episodes, max_steps=max_steps), [told])[0]
     told.write(path)
@@ -125,6 +126,16 @@ def test_actions_are_kept_as_agents_store_them(kind):
     assert told.arrays["action"].reshape(2, -1).tolist() == stored
 
 
+def test_observations_of_several_parts_are_kept_packed(tmp_path):
+    nested = Environment("tests.toys:Nested-v0")
+    assert recorded(tmp_path / "file", nested, lambda seen: np.zeros(seen.shape[:2], np.int64), episodes=2) == [3.0, 3.0]
+    read = Demonstrations(str(tmp_path / "file"))
+    made = nested.make()
+    first, _ = made.reset()
+    assert np.array_equal(read.observation[3], first) and np.array_equal(read.next_observation[3], made.step(0)[0])
+    read.check(made.observation_space, made.action_space)
+
+
 def episodes(sources, seeds, width=2):
     observation = np.zeros((len(seeds), width, 4), np.float32)
     made = [Environment("CartPole-v1", backend="recorded", recording=source) for source in sources]
@@ -205,7 +216,8 @@ def test_dqn_learns_offline_and_goes_on_bitwise(file, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "env: no demonstrations are named"),
+        ([], "env: env.backend=recorded needs env.recording, a file that rlloss-evaluate --record wrote"),
+        (["env.recording=FILE", "env.backend=gymnasium"], "env.recording is shown by env.backend=recorded alone, this is env.backend=gymnasium"),
         (["env.recording=nowhere"], "there are no demonstrations at nowhere: No such file or directory; record some with rlloss-evaluate RUN_DIR --record nowhere"),
         (["env.recording=FILE", "env=acrobot"], "was recorded with observation space Box.* but this environment has"),
         (["env.recording=FILE", "env.frame_stack=2"], "frame_stack 2 is not for env.backend=recorded"),
