@@ -65,7 +65,7 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
     needed = (*LOWEST, "compile", "env", "agent", "evaluation")
     if missing := [name for name in needed if name not in config]:
         raise ConfigError(f"the config has no {missing[0]}; don't delete it")
-    _refuse_unknown(config, (*needed, "network", "head", "optimizer", "loss", "resume"), "")
+    _refuse_unknown(config, (*needed, "network", "head", "optimizer", "loss", "return_range", "resume"), "")
     builder = Builder(config)
     environment = builder.build("env")
     if not isinstance(environment, Environment):

@@ -159,7 +159,8 @@ def _build(name: str, numbers: Mapping[str, Any]) -> ValueLoss:
     if name not in choices and "." not in name:
         raise ConfigError(f"loss.value={name} is not a choice; choose one of {', '.join(choices)}{nearest(name, choices)}")
     node = {"_target_": name} if "." in name else OmegaConf.to_container(OmegaConf.load(config_directory() / f"loss/value/{name}.yaml"))
-    loss = Builder({"loss": {"value": node | dict(numbers)}}).build("loss.value")
+    shared = OmegaConf.load(config_directory() / "train.yaml").return_range
+    loss = Builder({"loss": {"value": node | dict(numbers)}, "return_range": shared}).build("loss.value")
     if not (isinstance(loss, ValueLoss) and dataclasses.is_dataclass(loss)):
         raise ConfigError(f"loss.value={name} is not a value loss: a dataclass with the members of rlloss.ValueLoss")
     return loss

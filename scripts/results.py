@@ -1,8 +1,9 @@
-"""Train a recipe with several seeds as one population and print its row of the results table.
+"""Train recipes with several seeds each as one population, and print their rows of the results table.
 
     python scripts/results.py dqn_cartpole --seeds 10
+    python scripts/results.py study/cartpole,study/acrobot loss/value=mse,huber --seeds 30     each with each
 
-Each seed's score is the mean return of its greedy evaluation after training, over 50 episodes. The row gives their
+Each seed's score is the mean return of its greedy evaluation after training, over 50 episodes. A row gives their
 mean, their interquartile mean and its 95 % bootstrap interval over seeds.
 """
 
@@ -11,6 +12,8 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 
 from agents.config import build, compose
@@ -20,15 +23,17 @@ from agents.training import train
 
 
 def main() -> None:
-    """Train and print one line of Markdown."""
+    """Train, and print a line of Markdown for each combination of what is said."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", help="a file of conf/experiment, without .yaml")
-    parser.add_argument("words", nargs="*", help="further settings, such as loss/value=mse")
+    parser.add_argument("experiment", help="files of conf/experiment, without .yaml")
+    parser.add_argument("words", nargs="*", help="further settings, such as loss/value=mse,huber")
     parser.add_argument("--seeds", type=int, default=10, help="how many seeds (10)")
     options = parser.parse_args()
-    results, minutes = trained([f"experiment={options.experiment}", *options.words], options.seeds)
-    print("scores by seed:", " ".join(f"{score:.1f}" for score in scores(results)))
-    print(row(" ".join([options.experiment, *options.words]), results, minutes))
+    words = OverridesParser.create().parse_overrides([f"experiment={options.experiment}", *options.words])
+    for job in BasicSweeper.split_arguments(words, max_batch_size=None)[0]:
+        results, minutes = trained(job, options.seeds)
+        print("scores by seed:", " ".join(f"{score:.1f}" for score in scores(results)))
+        print(row(" ".join(job).removeprefix("experiment="), results, minutes), flush=True)
 
 
 def trained(words: Sequence[str], seeds: int) -> tuple[list[Result], float]:
