@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from agents import actions, parts, rollouts
 from agents.action_values import report
@@ -42,12 +43,16 @@ from rlloss.returns import Trajectory
 # What regularisers may read of an actor and a critic.
 OBSERVED = ("parameters", "action", "entropy", "features")
 
+# How far beyond its target a divergence ends the learning of a rollout.
+TOLERANCE = 1.5
+
 
 class ActorCriticState(NamedTuple):
     """All that learning changes, and what a rollout was made into.
 
     `returns` and `advantages` [records] are those of the rollout, `behaviour` the log-probabilities of its actions under the policy
-    that chose them, `order` as in `rollouts.orders`, and `next` counts the minibatches.
+    that chose them, `order` as in `rollouts.orders`, and `next` counts the minibatches; `stopped` says that the rest of
+    them change nothing.
     """
 
     parameters: Parameters
@@ -58,6 +63,7 @@ class ActorCriticState(NamedTuple):
     behaviour: Tensor
     order: Tensor
     next: Tensor
+    stopped: Tensor
 
 
 @frozen
@@ -69,7 +75,8 @@ class ActorCritic:
     `rollout` steps are made in each environment; then returns G and advantages A of all are computed once by `target`, and
     learned in `epochs` times `minibatches` gradient steps, each epoch in an order of its own. μ is the policy that acted,
     c is `value_weight`. With `normalize_advantages` those of a minibatch have mean 0 and deviation 1. Actor and
-    critic have a network each, or with `shared` one together. Box actions are drawn as `gaussian` says.
+    critic have a network each, or with `shared` one together. Box actions are drawn as `gaussian` says. Once π diverges
+    from μ by more than 1.5·`target_kl` in a minibatch, neither that one nor the rest of the rollout is learned from.
 
     Source: Mnih et al., Asynchronous methods, arXiv 1602.01783; Schulman et al., Proximal policy optimization, arXiv 1707.06347.
     """
@@ -84,6 +91,7 @@ class ActorCritic:
     normalize_advantages: bool = True
     shared: bool = False
     max_gradient_norm: float = 0.5
+    target_kl: float = math.inf
     gaussian: Gaussian = Gaussian()
     network: Network = MLP(activation="tanh")
     optimizer: Optimizer = Adam(schedule=LinearSchedule(1.0, 0.0))
@@ -102,7 +110,8 @@ class ActorCritic:
         for name in ("rollout", "epochs", "minibatches"):
             in_range(name, getattr(self, name), 1)
         in_range("value_weight", self.value_weight, 0)
-        in_range("max_gradient_norm", self.max_gradient_norm, 0, math.inf, above=True)
+        for name in ("max_gradient_norm", "target_kl"):
+            in_range(name, getattr(self, name), 0, math.inf, above=True)
         if getattr(self.target, "reads", None) is not Trajectory:
             raise ValueError(f"target {type(self.target).__name__} looks at single steps, but ActorCritic learns from rollouts; choose gae or another over trajectories")
         parts.check("ActorCritic", self.value_loss, self.regularizers, OBSERVED, ("policy", "value", "total"))
@@ -135,6 +144,7 @@ class ActorCritic:
             *[torch.zeros(slots)] * 3,
             rollouts.no_order(slots, self.epochs, self.minibatches),
             torch.zeros((), dtype=torch.long),
+            torch.zeros((), dtype=torch.bool),
         )
 
     def features(self, parameters: Parameters, observation: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +185,8 @@ class ActorCritic:
         parameters, transform = self._moved(state, returns)
         order = rollouts.orders(uniforms, self.epochs, self.minibatches)
         told = {"returns": returns, "advantages": advantages, "behaviour": behaviour}
-        return state._replace(parameters=parameters, transform=transform, order=order, next=torch.zeros_like(state.next), **told)
+        told |= {"order": order, "next": torch.zeros_like(state.next), "stopped": torch.zeros_like(state.stopped)}
+        return state._replace(parameters=parameters, transform=transform, **told)
 
     def _moved(self, state: ActorCriticState, returns: Tensor) -> tuple[Parameters, tuple]:
         """Parameters and state of the running transform after it has seen returns; the critic keeps its values."""
@@ -209,8 +220,11 @@ class ActorCritic:
         metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
         metrics |= {"policy/entropy": entropy.mean()} | self._told(value_loss, outputs, target, log_probability - behaviour)
         gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
-        parameters, optimizer = self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
-        return state._replace(parameters=parameters, optimizer=optimizer, next=state.next + 1), metrics
+        stopped = once(state.stopped | (metrics["policy/kl"] > TOLERANCE * self.target_kl))
+        before, after = (state.parameters, state.optimizer), self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
+        parameters, optimizer = pytree.tree_map(lambda old, new: torch.where(stopped, old, new), before, after)
+        metrics["policy/stopped"] = stopped.float()
+        return state._replace(parameters=parameters, optimizer=optimizer, next=state.next + 1, stopped=stopped), metrics
 
     def _told(self, value_loss: ValueLoss, outputs: Tensor, target: Tensor, log_ratio: Tensor) -> Metrics:
         """What can be told of the critic and of the policy; the divergence from the behaviour is estimated without bias and above 0 (k3)."""

@@ -10,7 +10,7 @@ from agents.actor_critic import ActorCritic
 from agents.command_help import groups
 from agents.config import ConfigError, build, compose
 from agents.networks import MLP
-from agents.optimizers import SGD
+from agents.optimizers import SGD, Adam
 from agents.training import train
 from rlloss import GAE, MSE, EntropyBonus, PopArt, PPOClip, QuantileHuber, settled
 
@@ -174,14 +174,45 @@ def test_the_best_policy_is_found_for_every_kind_of_action(kind, words, least):
 
 @pytest.mark.parametrize("env", ["env=cartpole", "env=pendulum"])
 def test_a_run_among_others_is_the_run_alone(env):
-    def run(seed, rate):
+    def run(seed, rate, target):
         words = ["agent=ppo", env, "agent.rollout=16", "num_envs=2", f"optimizer.learning_rate={rate}", f"seed={seed}", "total_steps=160", "evaluation.episodes=2", "compile=false"]
-        return build(compose([*words, "network.hidden=[32]"]))
+        return build(compose([*words, "network.hidden=[32]", "optimizer.schedule.end=1", f"agent.target_kl={target}"]))
 
-    settings = [(1, 1e-3), (2, 1e-2), (3, 1e-4)]
+    settings = [(1, 1e-3, "inf"), (2, 1e-2, 0.002), (3, 1e-4, 1)]
     together, alone = train([run(*each) for each in settings]), train([run(*settings[1])])[0]
+    assert [bool(result.learner.stopped) for result in together] == [False, True, False]
     for name, parameter in alone.learner.parameters.items():
         torch.testing.assert_close(together[1].learner.parameters[name], parameter, rtol=1e-4, atol=1e-6)
+
+
+def learned(agent, updates=16):
+    """States and metrics of the updates on one rollout; the first state is that before them."""
+    torch.manual_seed(0)  # The order of the minibatches.
+    state, memory, _ = rollout(agent)
+    states, told = [refreshed(agent, state, memory)], []
+    for _ in range(updates):
+        state, metrics = agent.update(states[-1], memory, *NOTHING)
+        states, told = [*states, state], [*told, metrics]
+    return states, told
+
+
+def test_a_rollout_is_learned_until_the_policy_has_moved_too_far():
+    """What is learned then is what plain updates have learned before the first minibatch that diverges by 1.5 times the target."""
+    choices = {"epochs": 8, "minibatches": 2, "optimizer": Adam(1e-2)}
+    free, told = learned(made(**choices))
+    divergences = [metrics["policy/kl"].item() for metrics in told]
+    target = sorted(divergences)[8]
+    last = next(number for number, divergence in enumerate(divergences) if divergence > 1.5 * target)
+    assert 2 < last < 15
+    states, told = learned(made(**choices, target_kl=target))
+    assert [metrics["policy/stopped"].item() for metrics in told] == [0] * last + [1] * (16 - last)
+    for state in states[last:]:
+        for name in ("parameters", "optimizer"):
+            torch.testing.assert_close(getattr(state, name), getattr(free[last], name), rtol=0, atol=0)
+    agent, memory = made(**choices, target_kl=target), rollout(made(**choices))[1]
+    again = refreshed(agent, states[-1], memory)
+    assert states[-1].stopped and not again.stopped
+    assert not torch.equal(agent.update(again, memory, *NOTHING)[0].parameters["actor.0.bias"], again.parameters["actor.0.bias"])
 
 
 @pytest.mark.parametrize(
@@ -193,6 +224,7 @@ def test_a_run_among_others_is_the_run_alone(env):
         (["loss/regularizer=[cql]"], "regularizers.cql needs action_values, which ActorCritic doesn't have"),
         (["+loss.regularizer.policy._target_=rlloss.L2"], "regularizers.policy would take the place of loss/policy"),
         (["env.frame_stack=2"], "ActorCritic keeps whole observations"),
+        (["agent.target_kl=0"], "agent.target_kl must be greater than 0"),
         (["agent.value_weight=-1"], "agent.value_weight must be at least 0"),
     ],
 )
