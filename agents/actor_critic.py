@@ -20,6 +20,7 @@ from agents.optimizers import Adam, Optimizer, clip_by_global_norm
 from agents.policies import Gaussian, Policy, fitting
 from agents.replay import decode, record
 from agents.schedules import Linear as LinearSchedule
+from agents.schedules import Schedule
 from agents.spaces import encode, features, storage
 from rlloss import (
     GAE,
@@ -77,6 +78,7 @@ class ActorCritic:
     c is `value_weight`. With `normalize_advantages` those of a minibatch have mean 0 and deviation 1. Actor and
     critic have a network each, or with `shared` one together. Box actions are drawn as `gaussian` says. Once π diverges
     from μ by more than 1.5·`target_kl` in a minibatch, neither that one nor the rest of the rollout is learned from.
+    The range of a policy loss that has one is multiplied by `clip_schedule`.
 
     Source: Mnih et al., Asynchronous methods, arXiv 1602.01783; Schulman et al., Proximal policy optimization, arXiv 1707.06347.
     """
@@ -97,6 +99,7 @@ class ActorCritic:
     optimizer: Optimizer = Adam(schedule=LinearSchedule(1.0, 0.0))
     value_loss: ValueLoss = MSE()
     policy_loss: PolicyLoss = PPOClip()
+    clip_schedule: Schedule = LinearSchedule()
     target: ReturnEstimator = GAE()
     regularizers: dict[str, Regularizer] = field(default_factory=lambda: {"entropy": EntropyBonus(0.01)})
 
@@ -112,9 +115,22 @@ class ActorCritic:
         in_range("value_weight", self.value_weight, 0)
         for name in ("max_gradient_norm", "target_kl"):
             in_range(name, getattr(self, name), 0, math.inf, above=True)
+        self._check_clip()
         if getattr(self.target, "reads", None) is not Trajectory:
             raise ValueError(f"target {type(self.target).__name__} looks at single steps, but ActorCritic learns from rollouts; choose gae or another over trajectories")
         parts.check("ActorCritic", self.value_loss, self.regularizers, OBSERVED, ("policy", "value", "total"))
+
+    def _check_clip(self) -> None:
+        if isinstance(self.clip_schedule, LinearSchedule):
+            in_range("clip_schedule.start", self.clip_schedule.start, 0, 1)
+            in_range("clip_schedule.end", self.clip_schedule.end, 0, 1)
+        if self.clip_schedule != LinearSchedule() and not self.clips:
+            raise ValueError(f"clip_schedule has nothing to narrow: policy_loss {type(self.policy_loss).__name__} has no range; leave it constant, or choose ppo_clip or spo")
+
+    @property
+    def clips(self) -> bool:
+        """Whether the policy loss has a range."""
+        return hasattr(self.policy_loss, "narrowed")
 
     @property
     def layout(self) -> np.dtype:
@@ -202,6 +218,7 @@ class ActorCritic:
         value_loss = settled(self.value_loss, state.transform)
         returns, advantage, behaviour = (once(each[chosen]) for each in (state.returns, state.advantages, state.behaviour))
         target = value_loss.of_return(returns)
+        policy_loss = self.policy_loss.narrowed(self.clip_schedule(progress)) if self.clips else self.policy_loss
         if self.normalize_advantages:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
 
@@ -211,7 +228,7 @@ class ActorCritic:
             log_probability, entropy = self.policy.log_probability(said, seen.action), self.policy.entropy(said)
             observed = Observed(parameters, action=seen.action, entropy=entropy, features=critic)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
-            policy = empirical_loss(self.policy_loss(log_probability, behaviour, advantage))
+            policy = empirical_loss(policy_loss(log_probability, behaviour, advantage))
             value = self.value_weight * empirical_loss(value_loss(outputs, target))
             loss, terms = total({"policy": policy, "value": value, **penalties})
             return loss, (terms, outputs, log_probability, entropy)
@@ -238,7 +255,8 @@ class ActorCritic:
 
     def schedules(self, progress: Tensor) -> dict[str, float]:
         """What the schedules say at this progress, by TensorBoard tag."""
-        return {"schedule/learning_rate": float(self.optimizer.rate(progress))}
+        clip = {"schedule/clip": float(self.clip_schedule(progress))} if self.clips else {}
+        return clip | {"schedule/learning_rate": float(self.optimizer.rate(progress))}
 
     def report(self, metrics: Metrics) -> dict[str, float]:
         """The metrics of one update as numbers, by TensorBoard tag."""

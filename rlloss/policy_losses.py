@@ -2,8 +2,12 @@
 
 Any of them fits A2C, PPO and offline agents: log π(a|s), log μ(a|s) and the advantage A in, the elementwise
 loss out, same shape; only log π has a gradient. The formulas are the functions of `policy_gradients.py`.
+A loss that keeps the ratio within a range has a second member, for agents that narrow the range while they train:
+
+    narrowed  a share, 0-dim → the loss with its range multiplied by it
 """
 
+import dataclasses
 import math
 from typing import Protocol, runtime_checkable
 
@@ -80,6 +84,10 @@ class PPOClip:
         """The elementwise loss [...]; arguments as in `PolicyLoss`."""
         return policy_gradients.ppo_clip(log_probability, behaviour_log_probability, advantage, self.low, self.high, self.dual)
 
+    def narrowed(self, share: Tensor) -> "PPOClip":
+        """The loss with `low` and `high` multiplied by a share, 0-dim."""
+        return dataclasses.replace(self, low=share * self.low, high=share * self.high)
+
 
 @frozen
 class PPOKL:
@@ -119,6 +127,10 @@ class SPO:
     def __call__(self, log_probability: Tensor, behaviour_log_probability: Tensor, advantage: Tensor) -> Tensor:
         """The elementwise loss [...]; arguments as in `PolicyLoss`."""
         return policy_gradients.spo(log_probability, behaviour_log_probability, advantage, self.epsilon)
+
+    def narrowed(self, share: Tensor) -> "SPO":
+        """The loss with ε multiplied by a share, 0-dim; ε stays above 0, where the parabola would be infinitely steep."""
+        return dataclasses.replace(self, epsilon=(share * self.epsilon).clamp(min=1e-6))
 
 
 @frozen

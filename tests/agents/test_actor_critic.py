@@ -11,8 +11,10 @@ from agents.command_help import groups
 from agents.config import ConfigError, build, compose
 from agents.networks import MLP
 from agents.optimizers import SGD, Adam
+from agents.schedules import Linear
 from agents.training import train
-from rlloss import GAE, MSE, EntropyBonus, PopArt, PPOClip, QuantileHuber, settled
+from rlloss import GAE, MSE, SPO, EntropyBonus, PopArt, PPOClip, QuantileHuber, settled
+from tests.events import scalars
 
 BOX, THREE, ENVIRONMENTS = spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3), 4
 NOTHING = torch.rand(0), torch.tensor(0.0), torch.tensor(0.0)
@@ -174,11 +176,11 @@ def test_the_best_policy_is_found_for_every_kind_of_action(kind, words, least):
 
 @pytest.mark.parametrize("env", ["env=cartpole", "env=pendulum"])
 def test_a_run_among_others_is_the_run_alone(env):
-    def run(seed, rate, target):
+    def run(seed, rate, target, clip):
         words = ["agent=ppo", env, "agent.rollout=16", "num_envs=2", f"optimizer.learning_rate={rate}", f"seed={seed}", "total_steps=160", "evaluation.episodes=2", "compile=false"]
-        return build(compose([*words, "network.hidden=[32]", "optimizer.schedule.end=1", f"agent.target_kl={target}"]))
+        return build(compose([*words, "network.hidden=[32]", "optimizer.schedule.end=1", f"agent.target_kl={target}", f"agent.clip_schedule.end={clip}"]))
 
-    settings = [(1, 1e-3, "inf"), (2, 1e-2, 0.002), (3, 1e-4, 1)]
+    settings = [(1, 1e-3, "inf", 1), (2, 1e-2, 0.002, 0), (3, 1e-4, 1, 0.5)]
     together, alone = train([run(*each) for each in settings]), train([run(*settings[1])])[0]
     assert [bool(result.learner.stopped) for result in together] == [False, True, False]
     for name, parameter in alone.learner.parameters.items():
@@ -215,6 +217,24 @@ def test_a_rollout_is_learned_until_the_policy_has_moved_too_far():
     assert not torch.equal(agent.update(again, memory, *NOTHING)[0].parameters["actor.0.bias"], again.parameters["actor.0.bias"])
 
 
+@pytest.mark.parametrize(("loss", "narrower"), [(PPOClip(0.2, 0.4), PPOClip(0.05, 0.1)), (SPO(0.2), SPO(0.05))], ids=["ppo_clip", "spo"])
+def test_the_clip_range_follows_its_schedule(loss, narrower):
+    scheduled, fixed = made(policy_loss=loss, clip_schedule=Linear(1.0, 0.0)), made(policy_loss=narrower)
+    state, memory, seen = rollout(fixed)
+    state = refreshed(fixed, state, memory)._replace(behaviour=torch.from_numpy(seen["probability"].ravel().copy()).log())  # Another policy's, so that ratios are cut.
+    found, expected = (agent.update(state, memory, NOTHING[0], NOTHING[1], torch.tensor(0.75))[0].parameters for agent in (scheduled, fixed))
+    torch.testing.assert_close(found, expected)
+    assert scheduled.schedules(torch.tensor(0.75))["schedule/clip"] == 0.25
+
+
+def test_linear_to_nothing_is_one_word(tmp_path):
+    words = ["agent=ppo", "agent.clip_schedule.end=0", "agent.rollout=8", "num_envs=2", "total_steps=64", "log_every=16", "evaluation.every=0", "evaluation.episodes=1", "compile=false"]
+    train([build(compose([*words, "network.hidden=[8]"]), tmp_path / "run")])
+    for tag, start in (("schedule/clip", 1.0), ("schedule/learning_rate", 5e-4)):
+        found = {step: value for step, name, value in scalars(tmp_path / "run") if name == tag}
+        assert found == pytest.approx({step: start * (1 - (step - 2) / 64) for step in (16, 32, 48, 64)}, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -225,6 +245,8 @@ def test_a_rollout_is_learned_until_the_policy_has_moved_too_far():
         (["+loss.regularizer.policy._target_=rlloss.L2"], "regularizers.policy would take the place of loss/policy"),
         (["env.frame_stack=2"], "ActorCritic keeps whole observations"),
         (["agent.target_kl=0"], "agent.target_kl must be greater than 0"),
+        (["agent.clip_schedule.end=0", "loss/policy=policy_gradient"], "agent.clip_schedule has nothing to narrow: policy_loss PolicyGradient has no range"),
+        (["agent.clip_schedule.end=2"], "agent.clip_schedule.end must be at least 0 and at most 1"),
         (["agent.value_weight=-1"], "agent.value_weight must be at least 0"),
     ],
 )

@@ -362,3 +362,14 @@ def test_no_clip_makes_no_nan_of_weights_that_overflow():
 def test_functions_refuse_numbers_out_of_range(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("loss", "narrower"), [(PPOClip(0.2, 0.4, dual=3.0), PPOClip(0.05, 0.1, dual=3.0)), (SPO(0.2), SPO(0.05))], ids=["ppo_clip", "spo"]
+)
+def test_a_narrowed_loss_is_that_of_the_narrower_range(loss, narrower):
+    problem = _problem(64)
+    torch.testing.assert_close(loss.narrowed(torch.tensor(0.25, dtype=torch.float64))(*problem), narrower(*problem))
+    log_probability = problem[0].requires_grad_()
+    (gradient,) = torch.autograd.grad(loss.narrowed(torch.tensor(0.0))(log_probability, log_probability.detach(), problem[2]).sum(), log_probability)
+    torch.testing.assert_close(gradient, -problem[2])  # At a ratio of 1 even the narrowest range leaves the policy gradient.
