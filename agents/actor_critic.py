@@ -1,5 +1,6 @@
 """A2C and PPO as one value: an actor and a critic that learn from rollouts. Their losses and targets are choices."""
 
+import functools
 import math
 from dataclasses import field
 from typing import NamedTuple
@@ -38,8 +39,9 @@ from rlloss import (
     total,
 )
 from rlloss.checks import in_range
-from rlloss.numbers import once
+from rlloss.numbers import like, once
 from rlloss.returns import Trajectory
+from rlloss.value_losses import ScalarHead
 
 # What regularisers may read of an actor and a critic.
 OBSERVED = ("parameters", "action", "entropy", "features")
@@ -51,7 +53,8 @@ TOLERANCE = 1.5
 class ActorCriticState(NamedTuple):
     """All that learning changes, and what a rollout was made into.
 
-    `returns` and `advantages` [records] are those of the rollout, `behaviour` the log-probabilities of its actions under the policy
+    `returns` and `advantages` [records] are those of the rollout, `outputs` [records, 1] the critic's before it learned from
+    it, if values are clipped, `behaviour` the log-probabilities of its actions under the policy
     that chose them, `order` as in `rollouts.orders`, and `next` counts the minibatches; `stopped` says that the rest of
     them change nothing.
     """
@@ -61,6 +64,7 @@ class ActorCriticState(NamedTuple):
     transform: tuple
     returns: Tensor
     advantages: Tensor
+    outputs: Tensor | tuple[()]
     behaviour: Tensor
     order: Tensor
     next: Tensor
@@ -78,7 +82,8 @@ class ActorCritic:
     c is `value_weight`. With `normalize_advantages` those of a minibatch have mean 0 and deviation 1. Actor and
     critic have a network each, or with `shared` one together. Box actions are drawn as `gaussian` says. Once π diverges
     from μ by more than 1.5·`target_kl` in a minibatch, neither that one nor the rest of the rollout is learned from.
-    The range of a policy loss that has one is multiplied by `clip_schedule`.
+    The range of a policy loss that has one is multiplied by `clip_schedule`. With `clip_values` the critic's loss is
+    max(ℓ_V(x, G), ℓ_V(x̄, G)) for an output x and x̄ = clip(x, x_μ ± `value_clip`), where x_μ is that of the critic before the rollout was learned.
 
     Source: Mnih et al., Asynchronous methods, arXiv 1602.01783; Schulman et al., Proximal policy optimization, arXiv 1707.06347.
     """
@@ -91,6 +96,8 @@ class ActorCritic:
     minibatches: int = 4
     value_weight: float = 0.5
     normalize_advantages: bool = True
+    clip_values: bool = False
+    value_clip: float = 0.2
     shared: bool = False
     max_gradient_norm: float = 0.5
     target_kl: float = math.inf
@@ -113,11 +120,13 @@ class ActorCritic:
         for name in ("rollout", "epochs", "minibatches"):
             in_range(name, getattr(self, name), 1)
         in_range("value_weight", self.value_weight, 0)
-        for name in ("max_gradient_norm", "target_kl"):
+        for name in ("max_gradient_norm", "target_kl", "value_clip"):
             in_range(name, getattr(self, name), 0, math.inf, above=True)
         self._check_clip()
         if getattr(self.target, "reads", None) is not Trajectory:
             raise ValueError(f"target {type(self.target).__name__} looks at single steps, but ActorCritic learns from rollouts; choose gae or another over trajectories")
+        if self.clip_values and not isinstance(self.value_loss, ScalarHead):
+            raise ValueError(f"clip_values needs a value loss with one output, such as mse or huber, but {type(self.value_loss).__name__} is none; leave it false")
         parts.check("ActorCritic", self.value_loss, self.regularizers, OBSERVED, ("policy", "value", "total"))
 
     def _check_clip(self) -> None:
@@ -157,7 +166,9 @@ class ActorCritic:
             parameters,
             self.optimizer.init(parameters),
             parts.init_transform(self.value_loss),
-            *[torch.zeros(slots)] * 3,
+            *[torch.zeros(slots)] * 2,
+            torch.zeros(slots, 1) if self.clip_values else (),
+            torch.zeros(slots),
             rollouts.no_order(slots, self.epochs, self.minibatches),
             torch.zeros((), dtype=torch.long),
             torch.zeros((), dtype=torch.bool),
@@ -200,7 +211,8 @@ class ActorCritic:
         returns, advantages = (each.T.flatten().detach() for each in estimate)
         parameters, transform = self._moved(state, returns)
         order = rollouts.orders(uniforms, self.epochs, self.minibatches)
-        told = {"returns": returns, "advantages": advantages, "behaviour": behaviour}
+        outputs = self.outputs(parameters, critic).detach() if self.clip_values else ()
+        told = {"returns": returns, "advantages": advantages, "outputs": outputs, "behaviour": behaviour}
         told |= {"order": order, "next": torch.zeros_like(state.next), "stopped": torch.zeros_like(state.stopped)}
         return state._replace(parameters=parameters, transform=transform, **told)
 
@@ -217,7 +229,7 @@ class ActorCritic:
         seen = decode(once(memory.flatten(0, 1)[chosen]), self.layout)
         value_loss = settled(self.value_loss, state.transform)
         returns, advantage, behaviour = (once(each[chosen]) for each in (state.returns, state.advantages, state.behaviour))
-        target = value_loss.of_return(returns)
+        target, before = value_loss.of_return(returns), once(state.outputs[chosen]) if self.clip_values else None
         policy_loss = self.policy_loss.narrowed(self.clip_schedule(progress)) if self.clips else self.policy_loss
         if self.normalize_advantages:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
@@ -229,7 +241,7 @@ class ActorCritic:
             observed = Observed(parameters, action=seen.action, entropy=entropy, features=critic)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
             policy = empirical_loss(policy_loss(log_probability, behaviour, advantage))
-            value = self.value_weight * empirical_loss(value_loss(outputs, target))
+            value = self.value_weight * empirical_loss(self._of_values(value_loss, outputs, target, before))
             loss, terms = total({"policy": policy, "value": value, **penalties})
             return loss, (terms, outputs, log_probability, entropy)
 
@@ -238,10 +250,18 @@ class ActorCritic:
         metrics |= {"policy/entropy": entropy.mean()} | self._told(value_loss, outputs, target, log_probability - behaviour)
         gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
         stopped = once(state.stopped | (metrics["policy/kl"] > TOLERANCE * self.target_kl))
-        before, after = (state.parameters, state.optimizer), self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
-        parameters, optimizer = pytree.tree_map(lambda old, new: torch.where(stopped, old, new), before, after)
+        old, new = (state.parameters, state.optimizer), self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
+        parameters, optimizer = pytree.tree_map(functools.partial(torch.where, stopped), old, new)
         metrics["policy/stopped"] = stopped.float()
         return state._replace(parameters=parameters, optimizer=optimizer, next=state.next + 1, stopped=stopped), metrics
+
+    def _of_values(self, value_loss: ValueLoss, outputs: Tensor, target: Tensor, before: Tensor | None) -> Tensor:
+        """The critic's elementwise loss; with outputs from before the rollout was learned the higher one of x and x̄."""
+        loss = value_loss(outputs, target)
+        if before is None:
+            return loss
+        limit = like(outputs, self.value_clip)
+        return torch.maximum(loss, value_loss(before + (outputs - before).clamp(-limit, limit), target))
 
     def _told(self, value_loss: ValueLoss, outputs: Tensor, target: Tensor, log_ratio: Tensor) -> Metrics:
         """What can be told of the critic and of the policy; the divergence from the behaviour is estimated without bias and above 0 (k3)."""

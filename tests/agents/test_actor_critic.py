@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch.nn import functional
 
 from agents import replay
 from agents.actor_critic import ActorCritic
@@ -13,7 +14,7 @@ from agents.networks import MLP
 from agents.optimizers import SGD, Adam
 from agents.schedules import Linear
 from agents.training import train
-from rlloss import GAE, MSE, SPO, EntropyBonus, PopArt, PPOClip, QuantileHuber, settled
+from rlloss import GAE, MSE, SPO, EntropyBonus, Huber, PopArt, PPOClip, QuantileHuber, settled
 from tests.events import scalars
 
 BOX, THREE, ENVIRONMENTS = spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3), 4
@@ -178,7 +179,7 @@ def test_the_best_policy_is_found_for_every_kind_of_action(kind, words, least):
 def test_a_run_among_others_is_the_run_alone(env):
     def run(seed, rate, target, clip):
         words = ["agent=ppo", env, "agent.rollout=16", "num_envs=2", f"optimizer.learning_rate={rate}", f"seed={seed}", "total_steps=160", "evaluation.episodes=2", "compile=false"]
-        return build(compose([*words, "network.hidden=[32]", "optimizer.schedule.end=1", f"agent.target_kl={target}", f"agent.clip_schedule.end={clip}"]))
+        return build(compose([*words, "network.hidden=[32]", "optimizer.schedule.end=1", f"agent.target_kl={target}", f"agent.clip_schedule.end={clip}", "agent.clip_values=true", f"agent.value_clip={100 * rate}"]))
 
     settings = [(1, 1e-3, "inf", 1), (2, 1e-2, 0.002, 0), (3, 1e-4, 1, 0.5)]
     together, alone = train([run(*each) for each in settings]), train([run(*settings[1])])[0]
@@ -227,6 +228,30 @@ def test_the_clip_range_follows_its_schedule(loss, narrower):
     assert scheduled.schedules(torch.tensor(0.75))["schedule/clip"] == 0.25
 
 
+@pytest.mark.parametrize("value_loss", [MSE(), Huber(0.5), MSE(transform=PopArt(0.1))], ids=["mse", "huber", "popart"])
+def test_a_clipped_critic_has_the_gradient_of_plain_torch(value_loss):
+    agent = made(value_loss=value_loss, clip_values=True, value_clip=0.05, optimizer=SGD(0.2), minibatches=1, value_weight=1.0)
+    state, memory, seen = rollout(agent)
+    state = refreshed(agent, state, memory)
+    observation = torch.from_numpy(seen["observation"].reshape(-1, 5).copy())[state.order[0]]
+    first = plain(state, agent)[1](observation).squeeze(-1).detach()
+    shares = []
+    for _ in range(4):
+        _, critic = plain(state, agent)
+        output = critic(observation).squeeze(-1)
+        kept, target = torch.minimum(torch.maximum(output, first - 0.05), first + 0.05), state.returns[state.order[0]]
+        if isinstance(value_loss.transform, PopArt):
+            target = (target - state.transform.mean) / state.transform.variance.sqrt()
+        loss = functional.huber_loss if isinstance(value_loss, Huber) else functional.mse_loss
+        both = [loss(each, target, reduction="none", **({"delta": 0.5} if isinstance(value_loss, Huber) else {})) for each in (output, kept)]
+        shares.append(float((both[1] > both[0]).float().mean()))
+        torch.maximum(*both).mean().backward()
+        before = state.parameters["value.bias"]
+        state = agent.update(state._replace(next=torch.tensor(0)), memory, *NOTHING)[0]
+        torch.testing.assert_close((before - state.parameters["value.bias"]) / 0.2, critic[2].bias.grad, rtol=1e-3, atol=1e-5)
+    assert shares[0] == 0 and shares[-1] > 0.2  # At first nothing is clipped.
+
+
 def test_linear_to_nothing_is_one_word(tmp_path):
     words = ["agent=ppo", "agent.clip_schedule.end=0", "agent.rollout=8", "num_envs=2", "total_steps=64", "log_every=16", "evaluation.every=0", "evaluation.episodes=1", "compile=false"]
     train([build(compose([*words, "network.hidden=[8]"]), tmp_path / "run")])
@@ -246,6 +271,7 @@ def test_linear_to_nothing_is_one_word(tmp_path):
         (["env.frame_stack=2"], "ActorCritic keeps whole observations"),
         (["agent.target_kl=0"], "agent.target_kl must be greater than 0"),
         (["agent.clip_schedule.end=0", "loss/policy=policy_gradient"], "agent.clip_schedule has nothing to narrow: policy_loss PolicyGradient has no range"),
+        (["agent.clip_values=true", "loss/value=gaussian_nll"], "agent.clip_values needs a value loss with one output, such as mse or huber, but GaussianNLL is none"),
         (["agent.clip_schedule.end=2"], "agent.clip_schedule.end must be at least 0 and at most 1"),
         (["agent.value_weight=-1"], "agent.value_weight must be at least 0"),
     ],
