@@ -15,14 +15,15 @@ from agents import actions, parts, rollouts
 from agents.action_values import report
 from agents.agent import Metrics, Plan
 from agents.frames import Frames
-from agents.heads import Linear
-from agents.networks import MLP, Network, Parameters, named, part
+from agents.networks import MLP, Network, Parameters
+from agents.normalization import Moments
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
-from agents.policies import Gaussian, Policy, fitting
+from agents.policies import Gaussian
+from agents.policy_and_value import PolicyAndValue
 from agents.replay import decode, record
 from agents.schedules import Linear as LinearSchedule
 from agents.schedules import Schedule
-from agents.spaces import encode, features, storage
+from agents.spaces import storage
 from rlloss import (
     GAE,
     MSE,
@@ -53,7 +54,7 @@ TOLERANCE = 1.5
 class ActorCriticState(NamedTuple):
     """All that learning changes, and what a rollout was made into.
 
-    `returns` and `advantages` [records] are those of the rollout, `outputs` [records, 1] the critic's before it learned from
+    `moments` are those of the observations, if they are normalised; `returns` and `advantages` [records] are those of the rollout, `outputs` [records, 1] the critic's before it learned from
     it, if values are clipped, `behaviour` the log-probabilities of its actions under the policy
     that chose them, `order` as in `rollouts.orders`, and `next` counts the minibatches; `stopped` says that the rest of
     them change nothing.
@@ -62,6 +63,7 @@ class ActorCriticState(NamedTuple):
     parameters: Parameters
     optimizer: NamedTuple
     transform: tuple
+    moments: Moments | tuple[()]
     returns: Tensor
     advantages: Tensor
     outputs: Tensor | tuple[()]
@@ -84,6 +86,7 @@ class ActorCritic:
     from μ by more than 1.5·`target_kl` in a minibatch, neither that one nor the rest of the rollout is learned from.
     The range of a policy loss that has one is multiplied by `clip_schedule`. With `clip_values` the critic's loss is
     max(ℓ_V(x, G), ℓ_V(x̄, G)) for an output x and x̄ = clip(x, x_μ ± `value_clip`), where x_μ is that of the critic before the rollout was learned.
+    With `normalize_observations` networks read them with the mean 0 and the deviation 1 of all that were seen in rollouts.
 
     Source: Mnih et al., Asynchronous methods, arXiv 1602.01783; Schulman et al., Proximal policy optimization, arXiv 1707.06347.
     """
@@ -99,6 +102,7 @@ class ActorCritic:
     clip_values: bool = False
     value_clip: float = 0.2
     shared: bool = False
+    normalize_observations: bool = False
     max_gradient_norm: float = 0.5
     target_kl: float = math.inf
     gaussian: Gaussian = Gaussian()
@@ -113,9 +117,7 @@ class ActorCritic:
     def __post_init__(self) -> None:
         if isinstance(self.observation_space, Frames):
             raise ValueError("ActorCritic keeps whole observations; set env.frame_stack=1, and with env.backend=gymnasium stack by +env/wrapper=frame_stack")
-        storage(self.observation_space)
-        actions.storage(self.action_space)
-        self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
+        self.networks.check()
         in_range("discount", self.discount, 0, 1)
         for name in ("rollout", "epochs", "minibatches"):
             in_range(name, getattr(self, name), 1)
@@ -147,25 +149,23 @@ class ActorCritic:
         return record(*storage(self.observation_space), action=actions.storage(self.action_space))
 
     @property
-    def policy(self) -> Policy:
-        """That of the action space."""
-        return fitting(self.action_space, self.gaussian)
+    def networks(self) -> PolicyAndValue:
+        """Actor and critic in one."""
+        read = self.observation_space, self.action_space, self.network, self.shared, self.normalize_observations
+        return PolicyAndValue(*read, self.gaussian, self.value_loss)
 
     def plan(self, num_envs: int) -> Plan:
         """What a run of so many environments needs; ValueError where a rollout can't be shared between minibatches."""
-        return rollouts.plan(num_envs, self.rollout, self.epochs, self.minibatches, acting=num_envs * self.policy.numbers)
+        return rollouts.plan(num_envs, self.rollout, self.epochs, self.minibatches, acting=num_envs * self.networks.policy.numbers)
 
     def init(self, generator: torch.Generator, slots: int) -> ActorCriticState:
         """The state before the first rollout of so many records."""
-        shape = features(self.observation_space)
-        width, torsos = self.network.width(shape), ("actor.",) if self.shared else ("actor.", "critic.")
-        parameters = {name: p for torso in torsos for name, p in named(torso, self.network.init(generator, shape)).items()}
-        parameters |= named("policy.", self.policy.init(generator, width))
-        parameters |= named("value.", Linear().init(generator, width, (1, self.value_loss.outputs)))
+        parameters = self.networks.init(generator)
         return ActorCriticState(
             parameters,
             self.optimizer.init(parameters),
             parts.init_transform(self.value_loss),
+            self.networks.init_moments(),
             *[torch.zeros(slots)] * 2,
             torch.zeros(slots, 1) if self.clip_values else (),
             torch.zeros(slots),
@@ -174,25 +174,12 @@ class ActorCritic:
             torch.zeros((), dtype=torch.bool),
         )
 
-    def features(self, parameters: Parameters, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """What the policy and what the critic reads [batch, width], of stored observations [batch, …]."""
-        encoded = encode(self.observation_space, observation)
-        actor = self.network(part("actor.", parameters), encoded)
-        return actor, actor if self.shared else self.network(part("critic.", parameters), encoded)
-
-    def of_actions(self, parameters: Parameters, read: Tensor) -> Tensor:
-        """What the policy says of actions [batch, outputs] for its features [batch, width]."""
-        return self.policy(part("policy.", parameters), read)
-
-    def outputs(self, parameters: Parameters, read: Tensor) -> Tensor:
-        """The critic's [batch, outputs] for its features [batch, width]."""
-        return Linear()(part("value.", parameters), read, (1, self.value_loss.outputs)).squeeze(1)
-
     def act(self, state: ActorCriticState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [environments, …] drawn from the policy, and their probabilities or densities; the likeliest where `explore` is 0."""
-        said = self.of_actions(state.parameters, self.features(state.parameters, observation)[0])
-        action = self.policy.draw(said, uniforms.reshape(len(observation), -1), explore)
-        return action, self.policy.log_probability(said, action).exp()
+        nets, policy = self.networks, self.networks.policy
+        said = nets.of_actions(state.parameters, nets.features(state.parameters, nets.encoded(state.moments, observation))[0])
+        action = policy.draw(said, uniforms.reshape(len(observation), -1), explore)
+        return action, policy.log_probability(said, action).exp()
 
     def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: ActorCriticState) -> None:
         """Write records [runs, environments, words] into the rollout `memory` [runs, environments, length, words]."""
@@ -200,34 +187,28 @@ class ActorCritic:
 
     def refresh(self, state: ActorCriticState, memory: Tensor, uniforms: Tensor, added: Tensor, progress: Tensor) -> ActorCriticState:
         """The state with returns and advantages of a whole rollout, and with the orders in which it will be learned."""
-        shape, seen = memory.shape[:2], decode(memory.flatten(0, 1), self.layout)
-        value_loss = settled(self.value_loss, state.transform)
-        (actor, critic), (_, critic_next) = (self.features(state.parameters, each) for each in (seen.observation, seen.next_observation))
-        value, following = (value_loss.value(self.outputs(state.parameters, read)) for read in (critic, critic_next))
-        # The policy that acted is the one that learns.
-        behaviour = self.policy.log_probability(self.of_actions(state.parameters, actor), seen.action)
+        nets, shape, seen = self.networks, memory.shape[:2], decode(memory.flatten(0, 1), self.layout)
+        # The policy that acted is the one that learns, but it acted by the moments of what had been seen by then.
+        actor, _ = nets.features(state.parameters, nets.encoded(state.moments, seen.observation))
+        behaviour = nets.policy.log_probability(nets.of_actions(state.parameters, actor), seen.action)
+        moments, value_loss = nets.seen(state.moments, seen.observation), settled(self.value_loss, state.transform)
+        critic, critic_next = (nets.features(state.parameters, nets.encoded(moments, each))[1] for each in (seen.observation, seen.next_observation))
+        value, following = (value_loss.value(nets.outputs(state.parameters, read)) for read in (critic, critic_next))
         rows = (seen.reward, self.discount * (1 - seen.terminated), seen.truncated, value, following, torch.ones_like(value))
         estimate = self.target(Trajectory(*(once(row).unflatten(0, shape).T for row in rows)))
         returns, advantages = (each.T.flatten().detach() for each in estimate)
-        parameters, transform = self._moved(state, returns)
+        parameters, transform = nets.moved(state.parameters, state.transform, returns)
+        outputs = nets.outputs(parameters, critic).detach() if self.clip_values else ()
         order = rollouts.orders(uniforms, self.epochs, self.minibatches)
-        outputs = self.outputs(parameters, critic).detach() if self.clip_values else ()
-        told = {"returns": returns, "advantages": advantages, "outputs": outputs, "behaviour": behaviour}
-        told |= {"order": order, "next": torch.zeros_like(state.next), "stopped": torch.zeros_like(state.stopped)}
-        return state._replace(parameters=parameters, transform=transform, **told)
-
-    def _moved(self, state: ActorCriticState, returns: Tensor) -> tuple[Parameters, tuple]:
-        """Parameters and state of the running transform after it has seen returns; the critic keeps its values."""
-        if not parts.running(self.value_loss):
-            return state.parameters, state.transform
-        scale, shift, fresh = parts.followed(self.value_loss, state.transform, returns)
-        return state.parameters | named("value.", Linear().rescaled(part("value.", state.parameters), scale, shift)), fresh
+        told = {"returns": returns, "advantages": advantages, "outputs": outputs, "behaviour": behaviour, "order": order}
+        told |= {"next": torch.zeros_like(state.next), "stopped": torch.zeros_like(state.stopped)}
+        return state._replace(parameters=parameters, transform=transform, moments=moments, **told)
 
     def update(self, state: ActorCriticState, memory: Tensor, uniforms: Tensor, added: Tensor, progress: Tensor) -> tuple[ActorCriticState, Metrics]:
         """One gradient step on the next minibatch of the rollout, and what can be told of it."""
-        chosen = once(state.order[state.next])
+        nets, chosen = self.networks, once(state.order[state.next])
         seen = decode(once(memory.flatten(0, 1)[chosen]), self.layout)
-        value_loss = settled(self.value_loss, state.transform)
+        encoded, value_loss = nets.encoded(state.moments, seen.observation), settled(self.value_loss, state.transform)
         returns, advantage, behaviour = (once(each[chosen]) for each in (state.returns, state.advantages, state.behaviour))
         target, before = value_loss.of_return(returns), once(state.outputs[chosen]) if self.clip_values else None
         policy_loss = self.policy_loss.narrowed(self.clip_schedule(progress)) if self.clips else self.policy_loss
@@ -235,9 +216,9 @@ class ActorCritic:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
 
         def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor, Tensor]]:
-            actor, critic = self.features(parameters, seen.observation)
-            said, outputs = self.of_actions(parameters, actor), self.outputs(parameters, critic)
-            log_probability, entropy = self.policy.log_probability(said, seen.action), self.policy.entropy(said)
+            actor, critic = nets.features(parameters, encoded)
+            said, outputs = nets.of_actions(parameters, actor), nets.outputs(parameters, critic)
+            log_probability, entropy = nets.policy.log_probability(said, seen.action), nets.policy.entropy(said)
             observed = Observed(parameters, action=seen.action, entropy=entropy, features=critic)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
             policy = empirical_loss(policy_loss(log_probability, behaviour, advantage))

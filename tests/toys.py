@@ -53,6 +53,21 @@ class Match(gymnasium.Env):
         return self._observe()[0], reward, False, False, {}
 
 
+class Faint(Match):
+    """Match seen from afar: what is seen lies 0.1 apart around 1,000, and a mistake costs 1,000."""
+
+    def __init__(self) -> None:
+        super().__init__("multi_binary")
+        self.observation_space = spaces.Box(1000.0, 1000.1, (2,), np.float32)
+
+    def _observe(self):
+        return 1000 + np.float32(0.1) * super()._observe()[0], {}
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, 1000 * reward, *rest
+
+
 class Counting(gymnasium.Env):
     """Observes the number of steps taken in the episode, reward 1 each step, and ends as told after `length` steps."""
 
@@ -149,5 +164,5 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Match, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Broken):
-    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps={Identity: 10, Match: 10, Chain: 50}.get(toy))
+for toy in (Identity, Match, Faint, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Broken):
+    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps={Identity: 10, Match: 10, Faint: 10, Chain: 50}.get(toy))

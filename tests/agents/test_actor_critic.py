@@ -146,8 +146,8 @@ def test_the_critic_keeps_its_values_when_the_scale_moves(value_loss):
     state, memory, seen = rollout(agent, reward=50.0)
 
     def values(state):
-        read = agent.features(state.parameters, torch.from_numpy(seen["observation"].reshape(-1, 5).copy()))[1]
-        return settled(value_loss, state.transform).value(agent.outputs(state.parameters, read))
+        read = agent.networks.features(state.parameters, torch.from_numpy(seen["observation"].reshape(-1, 5).copy()))[1]
+        return settled(value_loss, state.transform).value(agent.networks.outputs(state.parameters, read))
 
     first = refreshed(agent, state, memory)
     second = refreshed(agent, first, memory)

@@ -1,0 +1,84 @@
+"""A policy and a value of states in one: their networks, heads, and what they read of observations. What actor and critic share."""
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agents import actions, normalization, parts
+from agents.heads import Linear
+from agents.networks import Network, Parameters, named, part
+from agents.normalization import Moments
+from agents.policies import Gaussian, Policy, fitting
+from agents.spaces import encode, features, storage
+from agents.spaces import parts as simple
+from rlloss import ValueLoss, frozen
+
+
+@frozen
+class PolicyAndValue:
+    """π(·|s) and V(s): features by a network each, or with `shared` by one together, and a linear head each.
+
+    The critic's is of the size that the value loss asks for. With `normalized` networks read observations with mean 0 and deviation 1.
+    """
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    network: Network
+    shared: bool
+    normalized: bool
+    gaussian: Gaussian
+    value_loss: ValueLoss
+
+    def check(self) -> None:
+        """Raise ValueError for spaces that can't be read, normalised, or acted in."""
+        storage(self.observation_space)
+        actions.storage(self.action_space)
+        self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
+        if self.normalized and any(storage(space)[1] != torch.float32 for space in simple(self.observation_space)):
+            raise ValueError(f"normalize_observations is for numbers, not for images, bits or categories, but observations are {self.observation_space}; leave it false")
+
+    @property
+    def policy(self) -> Policy:
+        """That of the action space."""
+        return fitting(self.action_space, self.gaussian)
+
+    def init(self, generator: torch.Generator) -> Parameters:
+        """Initial parameters: `actor.` and `critic.` those of networks, `policy.` and `value.` those of heads."""
+        shape = features(self.observation_space)
+        width, torsos = self.network.width(shape), ("actor.",) if self.shared else ("actor.", "critic.")
+        parameters = {name: p for torso in torsos for name, p in named(torso, self.network.init(generator, shape)).items()}
+        parameters |= named("policy.", self.policy.init(generator, width))
+        return parameters | named("value.", Linear().init(generator, width, (1, self.value_loss.outputs)))
+
+    def init_moments(self) -> Moments | tuple[()]:
+        """The moments of observations before any was seen; () where they aren't normalised."""
+        return normalization.unseen(features(self.observation_space)) if self.normalized else ()
+
+    def seen(self, moments: Moments | tuple[()], observation: Tensor) -> Moments | tuple[()]:
+        """The moments after stored observations [batch, …] more."""
+        return normalization.seen(moments, encode(self.observation_space, observation)) if self.normalized else ()
+
+    def encoded(self, moments: Moments | tuple[()], observation: Tensor) -> Tensor:
+        """What networks read [batch, *features] of stored observations [batch, …]."""
+        read = encode(self.observation_space, observation)
+        return normalization.normalized(moments, read) if self.normalized else read
+
+    def features(self, parameters: Parameters, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """What the policy and what the critic reads [batch, width], of encoded observations [batch, *features]."""
+        actor = self.network(part("actor.", parameters), encoded)
+        return actor, actor if self.shared else self.network(part("critic.", parameters), encoded)
+
+    def of_actions(self, parameters: Parameters, read: Tensor) -> Tensor:
+        """What the policy says of actions [batch, outputs] for its features [batch, width]."""
+        return self.policy(part("policy.", parameters), read)
+
+    def outputs(self, parameters: Parameters, read: Tensor) -> Tensor:
+        """The critic's [batch, outputs] for its features [batch, width]."""
+        return Linear()(part("value.", parameters), read, (1, self.value_loss.outputs)).squeeze(1)
+
+    def moved(self, parameters: Parameters, transform: tuple, returns: Tensor) -> tuple[Parameters, tuple]:
+        """Parameters and state of the running transform after it has seen returns; the critic keeps its values."""
+        if not parts.running(self.value_loss):
+            return parameters, transform
+        scale, shift, fresh = parts.followed(self.value_loss, transform, returns)
+        return parameters | named("value.", Linear().rescaled(part("value.", parameters), scale, shift)), fresh
