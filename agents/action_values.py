@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import parts
+from agents import action_masks, parts
 from agents.agent import Metrics
 from agents.batches import Batch
 from agents.exploration import Exploration, Greedy
@@ -14,6 +14,7 @@ from agents.networks import Network, Parameters, named, part
 from agents.spaces import encode, features, storage
 from agents.streams import normal, paired
 from rlloss import Observed, Regularizer, ReturnEstimator, Target, ValueLoss, empirical_loss, frozen, settled, total
+from rlloss.numbers import only
 from rlloss.targets import action_outputs
 from rlloss.value_losses import ScalarTarget
 
@@ -23,7 +24,10 @@ OBSERVED = ("parameters", "action_values", "action", "features", "next_features"
 
 @frozen
 class ActionValues:
-    """Q(s, ·) of Discrete actions: features by a network, outputs by a head of the size that the value loss asks for."""
+    """Q(s, ·) of Discrete actions: features by a network, outputs by a head of the size that the value loss asks for.
+
+    Of observations that carry an action mask, see `agents.action_masks`, it is obeyed and the rest is read.
+    """
 
     observation_space: spaces.Space
     action_space: spaces.Space
@@ -37,12 +41,18 @@ class ActionValues:
         if not isinstance(self.action_space, spaces.Discrete):
             raise ValueError(f"{agent} needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
         storage(self.observation_space)
-        self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
+        action_masks.check(self.observation_space, self.action_space)
+        self.network.width(features(self.read))  # Refuses observations that it can't read.
         if isinstance(exploration, Greedy) and not self.noise:
             raise ValueError("exploration Greedy needs a head with noise, or nothing would ever be explored; choose head=noisy or another exploration")
         if getattr(target, "of_states", False):
             raise ValueError(f"target {type(target).__name__} is for values of states: {agent} would never learn an action that isn't greedy; choose Retrace")
         parts.check(agent, self.value_loss, self.regularizers, OBSERVED, ("value", "total"))
+
+    @property
+    def read(self) -> spaces.Space:
+        """The space of what the network reads."""
+        return action_masks.without(self.observation_space)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,16 +62,20 @@ class ActionValues:
     @property
     def noise(self) -> int:
         """Normal random numbers that one pass through the head takes."""
-        return self.head.numbers(self.network.width(features(self.observation_space)), self.shape)
+        return self.head.numbers(self.network.width(features(self.read)), self.shape)
 
     def init(self, generator: torch.Generator) -> Parameters:
         """Initial parameters, those of the head with `head.` before their names."""
-        shape = features(self.observation_space)
+        shape = features(self.read)
         return self.network.init(generator, shape) | named("head.", self.head.init(generator, self.network.width(shape), self.shape))
 
     def features(self, parameters: Parameters, observation: Tensor) -> Tensor:
         """What the head reads, [batch, width], of stored observations [batch, …]."""
-        return self.network(parameters, encode(self.observation_space, observation))
+        return self.network(parameters, encode(self.read, action_masks.observed(self.observation_space, observation)))
+
+    def allowed(self, observation: Tensor) -> Tensor | None:
+        """Which actions stored observations [batch, …] allow, bool [batch, actions]; None for all."""
+        return action_masks.allowed(self.observation_space, self.action_space, observation)
 
     def of_features(self, parameters: Parameters, read: Tensor, noise: Tensor | None = None) -> Tensor:
         """The head's outputs [batch, actions, outputs] for features [batch, width]."""
@@ -72,8 +86,8 @@ class ActionValues:
         return self.of_features(parameters, self.features(parameters, observation), noise)
 
     def values(self, parameters: Parameters, transform: tuple, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Q(s, ·) [batch, actions] for stored observations [batch, …], with the running transform in a state."""
-        return settled(self.value_loss, transform).value(self.outputs(parameters, observation, noise))
+        """Q(s, ·) [batch, actions] for stored observations [batch, …], −∞ where an action isn't allowed, with the running transform in a state."""
+        return only(settled(self.value_loss, transform).value(self.outputs(parameters, observation, noise)), self.allowed(observation))
 
     def acting_uniforms(self, exploration: Exploration, num_envs: int) -> int:
         """Uniform random numbers that acting in so many environments takes."""
@@ -97,7 +111,8 @@ class ActionValues:
         of_choice, of_noise = uniforms[: len(observation) * each], uniforms[len(observation) * each :]
         noise = explore * normal(of_noise)[: self.noise] if self.noise else None
         values = self.values(parameters, transform, observation, noise)
-        return exploration(values, of_choice.reshape(len(observation), each), progress, explore)
+        mask = () if (allowed := self.allowed(observation)) is None else (allowed,)
+        return exploration(values, of_choice.reshape(len(observation), each), progress, explore, *mask)
 
     def gradient(self, parameters: Parameters, transform: tuple, batch: Batch, target: Tensor, noise: Tensor | None = None) -> tuple[Parameters, Metrics]:
         """The gradient of the regularised loss of a batch against its targets, and what can be told of it.

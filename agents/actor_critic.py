@@ -176,8 +176,7 @@ class ActorCritic:
 
     def act(self, state: ActorCriticState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [environments, …] drawn from the policy, and their probabilities or densities; the likeliest where `explore` is 0."""
-        nets, policy = self.networks, self.networks.policy
-        said = nets.of_actions(state.parameters, nets.features(state.parameters, nets.encoded(state.moments, observation))[0])
+        said, policy = self.networks.said(state.parameters, state.moments, observation), self.networks.policy
         action = policy.draw(said, uniforms.reshape(len(observation), -1), explore)
         return action, policy.log_probability(said, action).exp()
 
@@ -189,8 +188,7 @@ class ActorCritic:
         """The state with returns and advantages of a whole rollout, and with the orders in which it will be learned."""
         nets, shape, seen = self.networks, memory.shape[:2], decode(memory.flatten(0, 1), self.layout)
         # The policy that acted is the one that learns, but it acted by the moments of what had been seen by then.
-        actor, _ = nets.features(state.parameters, nets.encoded(state.moments, seen.observation))
-        behaviour = nets.policy.log_probability(nets.of_actions(state.parameters, actor), seen.action)
+        behaviour = nets.policy.log_probability(nets.said(state.parameters, state.moments, seen.observation), seen.action)
         moments, value_loss = nets.seen(state.moments, seen.observation), settled(self.value_loss, state.transform)
         critic, critic_next = (nets.features(state.parameters, nets.encoded(moments, each))[1] for each in (seen.observation, seen.next_observation))
         value, following = (value_loss.value(nets.outputs(state.parameters, read)) for read in (critic, critic_next))
@@ -208,7 +206,8 @@ class ActorCritic:
         """One gradient step on the next minibatch of the rollout, and what can be told of it."""
         nets, chosen = self.networks, once(state.order[state.next])
         seen = decode(once(memory.flatten(0, 1)[chosen]), self.layout)
-        encoded, value_loss = nets.encoded(state.moments, seen.observation), settled(self.value_loss, state.transform)
+        encoded, allowed = nets.encoded(state.moments, seen.observation), nets.allowed(seen.observation)
+        value_loss = settled(self.value_loss, state.transform)
         returns, advantage, behaviour = (once(each[chosen]) for each in (state.returns, state.advantages, state.behaviour))
         target, before = value_loss.of_return(returns), once(state.outputs[chosen]) if self.clip_values else None
         policy_loss = self.policy_loss.narrowed(self.clip_schedule(progress)) if self.clips else self.policy_loss
@@ -217,7 +216,7 @@ class ActorCritic:
 
         def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor, Tensor]]:
             actor, critic = nets.features(parameters, encoded)
-            said, outputs = nets.of_actions(parameters, actor), nets.outputs(parameters, critic)
+            said, outputs = nets.of_actions(parameters, actor, allowed), nets.outputs(parameters, critic)
             log_probability, entropy = nets.policy.log_probability(said, seen.action), nets.policy.entropy(said)
             observed = Observed(parameters, action=seen.action, entropy=entropy, features=critic)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}

@@ -186,6 +186,8 @@ class DQN:
             online=lambda: q.outputs(state.parameters, batch.next_observation, noise[2]),
             current=lambda: q.outputs(state.target_parameters, batch.observation, noise[3]),
             next_action=batch.next_action,
+            allowed=q.allowed(batch.observation),
+            next_allowed=q.allowed(batch.next_observation),
         )
         return self.target(value_loss, step)
 

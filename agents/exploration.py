@@ -16,7 +16,7 @@ class Exploration(Protocol):
     def numbers(self, actions: int) -> int:
         """How many uniform random numbers one choice takes."""
 
-    def __call__(self, values: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, values: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Actions [batch] and their probabilities [batch]; the greedy ones where `explore` is 0.
 
         Args:
@@ -24,6 +24,7 @@ class Exploration(Protocol):
             uniforms: [batch, numbers] in [0, 1).
             progress: share of the training done, 0-dim.
             explore: 1 or 0, 0-dim.
+            allowed: which actions may be chosen, bool [batch, actions], the others' values being −∞; None for all, and not handed over then.
         """
 
     def schedules(self, progress: Tensor) -> dict[str, float]:
@@ -32,7 +33,7 @@ class Exploration(Protocol):
 
 @frozen
 class EpsilonGreedy:
-    """A uniformly random action with probability ε, else the greedy one.
+    """A uniformly random action, of those that are allowed, with probability ε, else the greedy one.
 
         π(a|s) = ε/|A| + (1 − ε)·1[a = argmax Q(s, ·)]
 
@@ -50,13 +51,16 @@ class EpsilonGreedy:
         """Two: whether to explore, and where to."""
         return 2
 
-    def __call__(self, values: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, values: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Actions and their probabilities; see `Exploration`."""
         greedy, actions = values.argmax(-1), values.shape[-1]
         epsilon = explore * self.epsilon(progress)
-        anywhere = (uniforms[:, 1] * actions).long().clamp(max=actions - 1)
+        count = actions if allowed is None else allowed.sum(-1)
+        anywhere = (uniforms[:, 1] * count).long().clamp(max=count - 1)
+        if allowed is not None:
+            anywhere = (allowed.cumsum(-1) <= anywhere[:, None]).sum(-1)  # The action before which so many are allowed.
         action = torch.where(uniforms[:, 0] < epsilon, anywhere, greedy)
-        return action, epsilon / actions + (1 - epsilon) * (action == greedy)
+        return action, epsilon / count + (1 - epsilon) * (action == greedy)
 
     def schedules(self, progress: Tensor) -> dict[str, float]:
         """ε."""
@@ -82,7 +86,7 @@ class Softmax:
         """One an action."""
         return actions
 
-    def __call__(self, values: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, values: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Actions and their probabilities; see `Exploration`."""
         logits = values / self.temperature
         # The highest of logits with Gumbel noise is a draw from their softmax.
@@ -104,7 +108,7 @@ class Greedy:
         """None."""
         return 0
 
-    def __call__(self, values: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, values: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Actions and their probabilities; see `Exploration`."""
         return values.argmax(-1), torch.ones_like(values[:, 0])
 

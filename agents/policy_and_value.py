@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import actions, normalization, parts
+from agents import action_masks, actions, normalization, parts
 from agents.heads import Linear
 from agents.networks import Network, Parameters, named, part
 from agents.normalization import Moments
@@ -12,6 +12,7 @@ from agents.policies import Gaussian, Policy, fitting
 from agents.spaces import encode, features, storage
 from agents.spaces import parts as simple
 from rlloss import ValueLoss, frozen
+from rlloss.numbers import only
 
 
 @frozen
@@ -19,6 +20,7 @@ class PolicyAndValue:
     """π(·|s) and V(s): features by a network each, or with `shared` by one together, and a linear head each.
 
     The critic's is of the size that the value loss asks for. With `normalized` networks read observations with mean 0 and deviation 1.
+    Of observations that carry an action mask, see `agents.action_masks`, it is obeyed and the rest is read.
     """
 
     observation_space: spaces.Space
@@ -33,9 +35,15 @@ class PolicyAndValue:
         """Raise ValueError for spaces that can't be read, normalised, or acted in."""
         storage(self.observation_space)
         actions.storage(self.action_space)
-        self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
-        if self.normalized and any(storage(space)[1] != torch.float32 for space in simple(self.observation_space)):
-            raise ValueError(f"normalize_observations is for numbers, not for images, bits or categories, but observations are {self.observation_space}; leave it false")
+        action_masks.check(self.observation_space, self.action_space)
+        self.network.width(features(self.read))  # Refuses observations that it can't read.
+        if self.normalized and any(storage(space)[1] != torch.float32 for space in simple(self.read)):
+            raise ValueError(f"normalize_observations is for numbers, not for images, bits or categories, but observations are {self.read}; leave it false")
+
+    @property
+    def read(self) -> spaces.Space:
+        """The space of what networks read."""
+        return action_masks.without(self.observation_space)
 
     @property
     def policy(self) -> Policy:
@@ -44,7 +52,7 @@ class PolicyAndValue:
 
     def init(self, generator: torch.Generator) -> Parameters:
         """Initial parameters: `actor.` and `critic.` those of networks, `policy.` and `value.` those of heads."""
-        shape = features(self.observation_space)
+        shape = features(self.read)
         width, torsos = self.network.width(shape), ("actor.",) if self.shared else ("actor.", "critic.")
         parameters = {name: p for torso in torsos for name, p in named(torso, self.network.init(generator, shape)).items()}
         parameters |= named("policy.", self.policy.init(generator, width))
@@ -52,25 +60,37 @@ class PolicyAndValue:
 
     def init_moments(self) -> Moments | tuple[()]:
         """The moments of observations before any was seen; () where they aren't normalised."""
-        return normalization.unseen(features(self.observation_space)) if self.normalized else ()
+        return normalization.unseen(features(self.read)) if self.normalized else ()
 
     def seen(self, moments: Moments | tuple[()], observation: Tensor) -> Moments | tuple[()]:
         """The moments after stored observations [batch, …] more."""
-        return normalization.seen(moments, encode(self.observation_space, observation)) if self.normalized else ()
+        return normalization.seen(moments, self._encoded(observation)) if self.normalized else ()
+
+    def _encoded(self, observation: Tensor) -> Tensor:
+        return encode(self.read, action_masks.observed(self.observation_space, observation))
 
     def encoded(self, moments: Moments | tuple[()], observation: Tensor) -> Tensor:
         """What networks read [batch, *features] of stored observations [batch, …]."""
-        read = encode(self.observation_space, observation)
-        return normalization.normalized(moments, read) if self.normalized else read
+        encoded = self._encoded(observation)
+        return normalization.normalized(moments, encoded) if self.normalized else encoded
+
+    def allowed(self, observation: Tensor) -> Tensor | None:
+        """Which actions stored observations [batch, …] allow, bool [batch, outputs]; None for all."""
+        return action_masks.allowed(self.observation_space, self.action_space, observation)
 
     def features(self, parameters: Parameters, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """What the policy and what the critic reads [batch, width], of encoded observations [batch, *features]."""
         actor = self.network(part("actor.", parameters), encoded)
         return actor, actor if self.shared else self.network(part("critic.", parameters), encoded)
 
-    def of_actions(self, parameters: Parameters, read: Tensor) -> Tensor:
-        """What the policy says of actions [batch, outputs] for its features [batch, width]."""
-        return self.policy(part("policy.", parameters), read)
+    def of_actions(self, parameters: Parameters, read: Tensor, allowed: Tensor | None) -> Tensor:
+        """What the policy says of actions [batch, outputs] for its features [batch, width], of those that are allowed."""
+        return only(self.policy(part("policy.", parameters), read), allowed)
+
+    def said(self, parameters: Parameters, moments: Moments | tuple[()], observation: Tensor) -> Tensor:
+        """What the policy says of actions [batch, outputs] for stored observations [batch, …]."""
+        actor, _ = self.features(parameters, self.encoded(moments, observation))
+        return self.of_actions(parameters, actor, self.allowed(observation))
 
     def outputs(self, parameters: Parameters, read: Tensor) -> Tensor:
         """The critic's [batch, outputs] for its features [batch, width]."""

@@ -29,6 +29,11 @@ def times(factor: Tensor, number: Tensor) -> Tensor:
     return torch.where(factor == 0, torch.zeros_like(number), factor * number)
 
 
+def only(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """Logits or values, −∞ where an action isn't allowed; None allows all."""
+    return scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)
+
+
 def once(tensor: Tensor) -> Tensor:
     """The same numbers, computed once and kept: the compiler would compute them anew for each of their readers."""
     # maximum makes a tensor of its own: taken of a view, as_strided reads from the wrong place when compiled.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlloss.checks import in_range, same_shape
 from rlloss.frozen import frozen
-from rlloss.numbers import like, times
+from rlloss.numbers import like, only, times
 from rlloss.value_losses import ValueLoss
 
 Outputs = Callable[[], Tensor]
@@ -26,7 +26,8 @@ class Step(NamedTuple):
     """A batch of transitions and what networks say of them, [batch, actions, outputs] each.
 
     `discount` is γ·(1 − terminated); truncation is not termination. `target` and `online` are the two
-    networks at the next state, `current` is the target network at the present one.
+    networks at the next state, `current` is the target network at the present one. `allowed` and `next_allowed`, bool
+    [batch, actions], say which actions there are in the present and in the next state, at least one; None for all.
     """
 
     reward: Tensor
@@ -36,6 +37,8 @@ class Step(NamedTuple):
     online: Outputs
     current: Outputs
     next_action: Tensor | None = None
+    allowed: Tensor | None = None
+    next_allowed: Tensor | None = None
 
 
 class Target(Protocol):
@@ -59,7 +62,7 @@ class QLearning:
         """The target in the value loss's space, without gradient."""
         with torch.no_grad():
             outputs = step.target()
-            return value_loss.target(step.reward, step.discount, greedy_outputs(value_loss, outputs, outputs))
+            return value_loss.target(step.reward, step.discount, greedy_outputs(value_loss, outputs, outputs, step.next_allowed))
 
 
 @frozen
@@ -75,7 +78,7 @@ class DoubleQLearning:
     def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
         """The target in the value loss's space, without gradient."""
         with torch.no_grad():
-            return value_loss.target(step.reward, step.discount, greedy_outputs(value_loss, step.target(), step.online()))
+            return value_loss.target(step.reward, step.discount, greedy_outputs(value_loss, step.target(), step.online(), step.next_allowed))
 
 
 @frozen
@@ -92,7 +95,7 @@ class ClippedDoubleQLearning:
         """The target in the value loss's space, without gradient."""
         with torch.no_grad():
             online = step.online()
-            candidates = torch.stack([greedy_outputs(value_loss, outputs, online) for outputs in (online, step.target())])
+            candidates = torch.stack([greedy_outputs(value_loss, outputs, online, step.next_allowed) for outputs in (online, step.target())])
             return value_loss.target(step.reward, step.discount, lowest_outputs(value_loss, candidates))
 
 
@@ -135,10 +138,11 @@ class ExpectedSARSA:
         """The target in the value loss's space, without gradient."""
         with torch.no_grad():
             outputs = step.target()
-            values = value_loss.value(outputs)
+            values = only(value_loss.value(outputs), step.next_allowed)
             actions = torch.arange(values.shape[-1], device=values.device)
             greedy = (actions == values.argmax(-1, keepdim=True)).to(values.dtype)
-            policy = (1 - self.epsilon) * greedy + self.epsilon / values.shape[-1]
+            uniform = 1 / values.shape[-1] if step.next_allowed is None else step.next_allowed / step.next_allowed.sum(-1, keepdim=True)
+            policy = (1 - self.epsilon) * greedy + self.epsilon * uniform
             return mixed_target(value_loss, step.reward, step.discount, outputs, policy)
 
 
@@ -162,7 +166,7 @@ class SoftQLearning:
     def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
         """The target in the value loss's space, without gradient."""
         with torch.no_grad():
-            return _soft_target(value_loss, step.reward, step.discount, step.target(), self.temperature)
+            return _soft_target(value_loss, step, step.reward, self.temperature)
 
 
 @frozen
@@ -189,11 +193,11 @@ class MunchausenQLearning:
     def __call__(self, value_loss: ValueLoss, step: Step) -> Tensor:
         """The target in the value loss's space, without gradient."""
         with torch.no_grad():
-            log_policy = (value_loss.value(step.current()) / self.temperature).log_softmax(-1)
+            log_policy = (only(value_loss.value(step.current()), step.allowed) / self.temperature).log_softmax(-1)
             taken = log_policy.gather(-1, step.action[:, None]).squeeze(-1)
             bonus = (self.temperature * taken).clamp(max=0)
             reward = step.reward + self.alpha * torch.maximum(bonus, like(bonus, self.lowest))
-            return _soft_target(value_loss, reward, step.discount, step.target(), self.temperature)
+            return _soft_target(value_loss, step, reward, self.temperature)
 
 
 @frozen
@@ -216,7 +220,7 @@ class AdvantageLearning:
         with torch.no_grad():
             outputs = step.target()
             reward = step.reward - self.alpha * action_gap(value_loss, step)
-            return value_loss.target(reward, step.discount, greedy_outputs(value_loss, outputs, outputs))
+            return value_loss.target(reward, step.discount, greedy_outputs(value_loss, outputs, outputs, step.next_allowed))
 
 
 @frozen
@@ -239,9 +243,11 @@ class PersistentAdvantageLearning:
         with torch.no_grad():
             outputs = step.target()
             reward = step.reward - self.alpha * action_gap(value_loss, step)
-            changed = value_loss.target(reward, step.discount, greedy_outputs(value_loss, outputs, outputs))
+            changed = value_loss.target(reward, step.discount, greedy_outputs(value_loss, outputs, outputs, step.next_allowed))
             repeated = value_loss.target(step.reward, step.discount, action_outputs(outputs, step.action))
             higher = value_loss.expected(changed) >= value_loss.expected(repeated)
+            if step.next_allowed is not None:
+                higher = higher | ~step.next_allowed.gather(1, step.action[:, None]).squeeze(1)
             return torch.where(higher.reshape(higher.shape + (1,) * (changed.ndim - 1)), changed, repeated)
 
 
@@ -262,8 +268,8 @@ def action_outputs(outputs: Tensor, action: Tensor) -> Tensor:
     return chosen
 
 
-def greedy_outputs(value_loss: ValueLoss, outputs: Tensor, selector: Tensor) -> Tensor:
-    """The outputs [batch, outputs] of the action that `selector` values most; both [batch, actions, outputs].
+def greedy_outputs(value_loss: ValueLoss, outputs: Tensor, selector: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """The outputs [batch, outputs] of the action that `selector` values most; both [batch, actions, outputs]; `allowed` as in `Step`.
 
         outputs[i, argmax_a V(selector[i, a])]
 
@@ -271,10 +277,14 @@ def greedy_outputs(value_loss: ValueLoss, outputs: Tensor, selector: Tensor) -> 
     Source: van Hasselt, Guez and Silver, arXiv 1509.06461.
     """
     if outputs.shape[1] > FEW:
-        return action_outputs(outputs, value_loss.value(selector).argmax(-1))
-    chosen, highest = outputs[:, 0], value_loss.value(selector[:, 0])
+        return action_outputs(outputs, only(value_loss.value(selector), allowed).argmax(-1))
+
+    def values(index: int) -> Tensor:
+        return only(value_loss.value(selector[:, index]), None if allowed is None else allowed[:, index])
+
+    chosen, highest = outputs[:, 0], values(0)
     for index in range(1, outputs.shape[1]):
-        value = value_loss.value(selector[:, index])
+        value = values(index)
         chosen, highest = torch.where((value > highest)[:, None], outputs[:, index], chosen), torch.maximum(value, highest)
     return chosen
 
@@ -361,10 +371,12 @@ def action_gap(value_loss: ValueLoss, step: Step) -> Tensor:
     For: advantage learning.
     Source: Bellemare et al., Increasing the action gap, arXiv 1512.04860.
     """
-    values = value_loss.value(step.current())
+    values = only(value_loss.value(step.current()), step.allowed)
     return values.max(-1).values - values.gather(-1, step.action[:, None]).squeeze(-1)
 
 
-def _soft_target(value_loss: ValueLoss, reward: Tensor, discount: Tensor, outputs: Tensor, temperature: float | Tensor) -> Tensor:
-    log_policy = (value_loss.value(outputs) / temperature).log_softmax(-1)
-    return mixed_target(value_loss, reward, discount, outputs, log_policy.exp(), -temperature * log_policy)
+def _soft_target(value_loss: ValueLoss, step: Step, reward: Tensor, temperature: float | Tensor) -> Tensor:
+    outputs = step.target()
+    log_policy = (only(value_loss.value(outputs), step.next_allowed) / temperature).log_softmax(-1)
+    surprise = log_policy if step.next_allowed is None else log_policy.masked_fill(~step.next_allowed, 0)
+    return mixed_target(value_loss, reward, step.discount, outputs, log_policy.exp(), -temperature * surprise)

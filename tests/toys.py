@@ -68,6 +68,31 @@ class Faint(Match):
         return observation, 1000 * reward, *rest
 
 
+class Arms(gymnasium.Env):
+    """Pull an allowed arm: the higher, the better, 0 a step is the best. Only info says which are allowed; behind the end none is."""
+
+    def __init__(self, counts: tuple[int, ...] = (4,)) -> None:
+        self.observation_space, self.counts = spaces.Box(0.0, 1.0, (1,), np.float32), tuple(counts)
+        self.action_space = spaces.Discrete(self.counts[0], start=2) if len(self.counts) == 1 else spaces.MultiDiscrete(self.counts)
+
+    def _observe(self, over=False):
+        self.masks = [self.np_random.permutation(np.arange(count) < self.np_random.integers(1, count + 1)) * (not over) for count in self.counts]
+        return np.zeros(1, np.float32), {"action_mask": tuple(self.masks) if len(self.counts) > 1 else self.masks[0].astype(np.int8)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 10
+        return self._observe()
+
+    def step(self, action):
+        pulled = np.ravel(action - self.action_space.start)
+        assert all(mask[arm] for mask, arm in zip(self.masks, pulled, strict=True)), "a forbidden arm was pulled"
+        reward = -float(sum(np.flatnonzero(mask).max() - arm for mask, arm in zip(self.masks, pulled, strict=True)))
+        self.left -= 1
+        observation, info = self._observe(over=not self.left)
+        return observation, reward, not self.left, False, info
+
+
 class Counting(gymnasium.Env):
     """Observes the number of steps taken in the episode, reward 1 each step, and ends as told after `length` steps."""
 
@@ -164,5 +189,5 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Match, Faint, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Broken):
+for toy in (Identity, Match, Faint, Arms, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Broken):
     gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps={Identity: 10, Match: 10, Faint: 10, Chain: 50}.get(toy))

@@ -1,6 +1,7 @@
 """One-step targets against rlax, loops written from the papers, and known limits, for every kind of head."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -89,6 +90,25 @@ def loop(target, step, head):
 def test_the_expected_target_is_the_papers(target, head):
     step = problem(head)
     torch.testing.assert_close(head.expected(target(head, step)), loop(target, step, head), rtol=1e-3, atol=1e-3)
+
+
+@every_target
+@every_head
+def test_what_is_not_allowed_is_as_if_it_did_not_exist(target, head):
+    """Each row's target is that of a problem from which the forbidden actions are left out, the action taken first."""
+    step, generator = problem(head), torch.Generator().manual_seed(1)
+    allowed, next_allowed = (torch.rand(32, 5, generator=generator) < 0.5 for _ in range(2))
+    allowed.scatter_(1, step.action[:, None], True)
+    next_allowed.scatter_(1, step.next_action[:, None], True)
+    found = target(head, step._replace(allowed=allowed, next_allowed=next_allowed))
+    for row, (a, next_a) in enumerate(zip(step.action.tolist(), step.next_action.tolist(), strict=True)):
+        here, there = ([a] * bool(mask[row, a]) + [b for b in range(5) if mask[row, b] and b != a] for mask in (allowed, next_allowed))
+        kept = {"target": there, "online": there, "current": here}
+        networks = {name: functools.partial(torch.index_select, getattr(step, name)()[row, None], 1, torch.tensor(actions)) for name, actions in kept.items()}
+        one = Step(*(tensor[row, None] for tensor in step[:2]), torch.tensor([0]), **networks, next_action=torch.tensor([there.index(next_a)]))
+        # An action that can't be repeated leaves advantage learning.
+        fitting = AdvantageLearning(target.alpha) if isinstance(target, PersistentAdvantageLearning) and not next_allowed[row, a] else target
+        torch.testing.assert_close(found[row, None], fitting(head, one), rtol=1e-4, atol=1e-5)
 
 
 @every_target
