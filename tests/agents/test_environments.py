@@ -109,7 +109,7 @@ def test_what_can_not_be_made_is_said_in_one_line(name, arguments, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "module", "extra"), [("ALE/Pong-v5", "ale_py", "atari"), ("MinAtar/Breakout-v1", "minatar", "minatar")])
+@pytest.mark.parametrize(("name", "module", "extra"), [("ALE/Pong-v5", "ale_py", "atari"), ("MinAtar/Breakout-v1", "minatar", "minatar"), ("HalfCheetah-v5", "mujoco", "mujoco")])
 def test_an_extra_that_is_not_installed_is_named(monkeypatch, name, module, extra):
     for found in [found for found in sys.modules if found.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, found)
