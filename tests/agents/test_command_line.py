@@ -106,7 +106,7 @@ MISTAKES = [
     (["loss/policy=ppo_clip"], "loss.policy is not read by agents.dqn.DQN; leave it out"),
     (["loss/policy=ppo_clap"], "did you mean ppo_clip?"),
     (["loss/regularizer=[l2,l3]"], "loss/regularizer=l3 is not a choice; choose one of cql, dr3, elastic_net"),
-    (["+env/wrapper=[time_limit,nope]"], "env/wrapper=nope is not a choice; choose one of flatten"),
+    (["+env/wrapper=[time_limit,nope]"], "env/wrapper=nope is not a choice; choose one of action_mask, flatten"),
     (["seed=0,1"], "seed=0,1 has several values; train all of them with -m"),
     (["+loss/policy=spo"], "loss.policy is not read by agents.dqn.DQN; leave it out"),
     (["loss/target=gae"], "agent.steps must be at least 2 for GAE, which looks along sequences of that length, got 1"),
