@@ -6,11 +6,12 @@ from typing import Protocol
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from agents.exploration import Softmax
 from agents.heads import Linear
 from agents.networks import Parameters
-from agents.streams import normal, paired
+from agents.streams import normal_rows, paired
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
 from rlloss.penalties import entropy_bonus
@@ -133,9 +134,22 @@ class Normal:
     def draw(self, outputs: Tensor, uniforms: Tensor, explore: Tensor) -> Tensor:
         """Actions [batch, *shape]."""
         mean, log_deviation = outputs.chunk(2, -1)
-        noise = normal(uniforms.T.clamp(max=1 - 2**-24)).T[:, : self.count]
-        drawn = mean + explore * log_deviation.exp() * noise
+        drawn = mean + explore * log_deviation.exp() * normal_rows(uniforms, self.count)
         return (torch.tanh(drawn) if self.squashed else drawn).unflatten(-1, self.shape)
+
+    def sample(self, outputs: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions [batch, *shape] by uniforms [batch, numbers], differentiable in the outputs, and their log π(a|s) [batch].
+
+            u = μ + σ·ε;  log(1 − tanh²u) = 2(log 2 − u − log(1 + exp(−2u))), finite where tanh u is ±1 in float32
+        """
+        mean, log_deviation = outputs.chunk(2, -1)
+        noise = normal_rows(uniforms, self.count)
+        drawn = mean + log_deviation.exp() * noise
+        log_probability = -(0.5 * noise.square() + log_deviation + 0.5 * math.log(2 * math.pi)).sum(-1)
+        if self.squashed:
+            log_probability = log_probability - 2 * (math.log(2) - drawn - softplus(-2 * drawn)).sum(-1)
+            drawn = torch.tanh(drawn)
+        return drawn.unflatten(-1, self.shape), log_probability
 
     def log_probability(self, outputs: Tensor, action: Tensor) -> Tensor:
         """The logarithm of the density [batch]."""

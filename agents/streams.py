@@ -65,6 +65,12 @@ def normal(uniforms: torch.Tensor) -> torch.Tensor:
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])
 
 
+def normal_rows(uniforms: torch.Tensor, count: int) -> torch.Tensor:
+    """Normal numbers [batch, count] from uniform ones [batch, paired(count)], float32."""
+    # Rounded to float32 a number may be 1, which no normal number belongs to.
+    return normal(uniforms.T.float().clamp(max=1 - 2**-24)).T[:, :count]
+
+
 def paired(count: int) -> int:
     """How many numbers `normal` takes to make at least so many."""
     return -(-count // 2) * 2
