@@ -182,6 +182,52 @@ class Chain(gymnasium.Env):
         return self.field, reward, terminated, False, {}
 
 
+class Regulator(gymnasium.Env):
+    """Bring x to 0: x ← x + u/2 for −(x² + u²/10) a step, cut after five steps. Linear feedback u = −`gain(γ)`·x is the best."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-2.0, 2.0, (1,), np.float32)
+
+    @staticmethod
+    def gain(discount):
+        """That of the discounted Riccati equation, by iteration."""
+        cost = 1.0
+        for _ in range(1000):
+            gain = discount * 0.5 * cost / (0.1 + discount * 0.25 * cost)
+            cost = 1 + 0.1 * gain**2 + discount * cost * (1 - 0.5 * gain) ** 2
+        return gain
+
+    def _observation(self):
+        return np.array([self.x], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, 1)
+        return self._observation(), {}
+
+    def step(self, action):
+        u = float(action[0])
+        reward = -(self.x**2 + u**2 / 10)
+        self.x += u / 2
+        return self._observation(), reward, False, False, {}
+
+
+class Bandit(gymnasium.Env):
+    """Three arms that pay 0, ½ and 1: a step is an episode."""
+
+    pays = (0.0, 0.5, 1.0)
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = spaces.Box(1.0, 1.0, (1,), np.float32), spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        return np.ones(1, np.float32), self.pays[int(action)], True, False, {}
+
+
 class Broken(gymnasium.Env):
     """Can't be made."""
 
@@ -189,5 +235,6 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Match, Faint, Arms, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Broken):
-    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps={Identity: 10, Match: 10, Faint: 10, Chain: 50}.get(toy))
+for toy in (Identity, Match, Faint, Arms, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Regulator, Bandit, Broken):
+    limit = {Identity: 10, Match: 10, Faint: 10, Chain: 50, Regulator: 5}.get(toy)
+    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps=limit)
