@@ -26,7 +26,7 @@ class Critics:
     """Q₁, …, Q_count, each with a network of its own and as many outputs per value as the value loss asks for.
 
     Of Box actions Q(s, a): the network reads the encoded observation, flat, and the action behind it. Of Discrete ones Q(s, ·),
-    all at once. Parameters of the k-th critic have `k.` before their names, counted from 0.
+    all at once. A parameter holds those of all critics, [count, …].
 
     Source: Fujimoto, van Hoof and Meger, Addressing function approximation error in actor-critic methods, arXiv 1802.09477.
     """
@@ -62,16 +62,12 @@ class Critics:
         return int(self.action_space.n) if self.discrete else 1, self.value_loss.outputs
 
     def init(self, generator: torch.Generator) -> Parameters:
-        """Initial parameters of all critics, those of a head with `k.head.` before their names."""
-        parameters = {}
-        for index in range(self.count):
-            head = Linear().init(generator, self.network.width(self.reads), self.shape)
-            parameters |= named(f"{index}.", self.network.init(generator, self.reads) | named("head.", head))
-        return parameters
+        """Initial parameters of all critics [count, …], those of the heads with `head.` before their names."""
+        each = [self._one(generator) for _ in range(self.count)]
+        return {name: torch.stack([parameters[name] for parameters in each]) for name in each[0]}
 
-    def each(self, parameters: Parameters) -> list[Parameters]:
-        """The parameters of each critic."""
-        return [part(f"{index}.", parameters) for index in range(self.count)]
+    def _one(self, generator: torch.Generator) -> Parameters:
+        return self.network.init(generator, self.reads) | named("head.", Linear().init(generator, self.network.width(self.reads), self.shape))
 
     def inputs(self, observation: Tensor, action: Tensor) -> Tensor:
         """What networks read [batch, *reads] of stored observations [batch, …] and, if they are Boxes, actions [batch, …]."""
@@ -84,9 +80,13 @@ class Critics:
         outputs = Linear()(part("head.", parameters), read, self.shape)
         return outputs if self.discrete else outputs.squeeze(1)
 
-    def outputs(self, parameters: Parameters, inputs: Tensor, critics: int | None = None) -> Tensor:
-        """What all critics, or the first few, say of `inputs` [critics, batch, outputs], of Discrete actions [critics, batch, actions, outputs]."""
-        return torch.stack([self.of_features(each, self.network(each, inputs)) for each in self.each(parameters)[:critics]])
+    def of_one(self, parameters: Parameters, inputs: Tensor) -> Tensor:
+        """What one critic of these parameters says of `inputs` [batch, outputs], of Discrete actions [batch, actions, outputs]."""
+        return self.of_features(parameters, self.network(parameters, inputs))
+
+    def outputs(self, parameters: Parameters, inputs: Tensor) -> Tensor:
+        """What all critics say of `inputs` [critics, batch, outputs], of Discrete actions [critics, batch, actions, outputs]."""
+        return torch.func.vmap(self.of_one, (0, None))(parameters, inputs)
 
     def lowest(self, parameters: Parameters, value_loss: ValueLoss, inputs: Tensor) -> Tensor:
         """The outputs [batch, …, outputs] of the critic whose value is the lowest."""
@@ -97,39 +97,36 @@ class Critics:
 
             J = Σₖ (1/n Σ w·ℓ(Qₖ(s, a), y) + Σⱼ λⱼΩⱼ)
 
-        Every critic learns as it would alone. Errors told are the mean magnitudes over critics, values the means.
+        Every critic learns as it would alone. Errors told are mean magnitudes over critics, values are means.
         """
         inputs = self.inputs(batch.observation, batch.action)
         reads_next = any("next_features" in regularizer.needs for regularizer in self.regularizers.values())
         following = self.inputs(batch.next_observation, next_action) if reads_next else None
 
-        def of_one(parameters: Parameters) -> tuple[dict[str, Tensor], Tensor]:
+        def of_one(parameters: Parameters) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             read = self.network(parameters, inputs)
             outputs, values = self.of_features(parameters, read), None
             if self.discrete:
                 outputs, values = action_outputs(outputs, batch.action), value_loss.value(outputs)
-            read_next = self.network(parameters, following) if reads_next else None
-            observed = Observed(parameters, values, batch.action, read, read_next)
+            observed = Observed(parameters, values, batch.action, read, self.network(parameters, following) if reads_next else None)
             penalties = {name: regularizer(observed) for name, regularizer in self.regularizers.items()}
-            return {"value": empirical_loss(value_loss(outputs, target), batch.weight), **penalties}, outputs
+            value = value_loss.value(outputs)
+            told = {"td_error": (value - value_loss.expected(target)).abs(), "value": value}
+            if hasattr(value_loss, "linear_zone"):
+                told["linear_zone"] = value_loss.linear_zone(outputs, target).float()
+            return {"value": empirical_loss(value_loss(outputs, target), batch.weight), **penalties}, told
 
-        def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor]]:
-            terms, outputs = zip(*(of_one(each) for each in self.each(parameters)), strict=True)
-            loss, terms = total({name: sum(each[name] for each in terms) for name in terms[0]})
-            return loss, (terms, torch.stack(outputs))
+        def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+            terms, told = torch.func.vmap(of_one)(parameters)
+            loss, terms = total({name: term.sum() for name, term in terms.items()})
+            return loss, (terms, told)
 
-        gradient, (loss, (terms, outputs)) = torch.func.grad_and_value(objective, has_aux=True)(parameters)
-        value = value_loss.value(outputs)
+        gradient, (loss, (terms, told)) = torch.func.grad_and_value(objective, has_aux=True)(parameters)
         metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
-        metrics |= {"td_error": (value - value_loss.expected(target)).abs().mean(0), "value": value.mean(0)}
-        if hasattr(value_loss, "linear_zone"):
-            zones = [value_loss.linear_zone(each, target).float() for each in outputs.unbind()]
-            metrics["linear_zone"] = torch.stack(zones).mean(0)
-        return gradient, metrics
+        return gradient, metrics | {name: each.mean(0) for name, each in told.items()}
 
     def moved(self, trees: list[Parameters], transform: tuple, returns: Tensor) -> tuple[list[Parameters], tuple]:
         """Parameters and state of the running transform after it has seen returns [batch]; all critics keep what `value_loss.moved` keeps."""
         scale, shift, fresh = parts.followed(self.value_loss, transform, returns)
-        heads = [f"{index}.head." for index in range(self.count)]
-        moved = [{name: p for head in heads for name, p in named(head, Linear().rescaled(part(head, tree), scale, shift)).items()} for tree in trees]
-        return [tree | head for tree, head in zip(trees, moved, strict=True)], fresh
+        rescaled = torch.func.vmap(lambda head: Linear().rescaled(head, scale, shift))
+        return [tree | named("head.", rescaled(part("head.", tree))) for tree in trees], fresh

@@ -172,11 +172,11 @@ class DeterministicActorCritic:
         return (self.action(state.target_actor, batch.next_observation) + noise.clamp(-limit, limit)).clamp(-1, 1)
 
     def _actor_gradient(self, actor: Parameters, critics: Parameters, value_loss: ValueLoss, batch: Batch) -> tuple[Parameters, Tensor]:
-        q = self.action_values
+        q, first = self.action_values, {name: p[0] for name, p in critics.items()}
 
         def objective(actor: Parameters) -> Tensor:
             inputs = q.inputs(batch.observation, self.action(actor, batch.observation))
-            value = value_loss.value(q.outputs(critics, inputs, 1)).squeeze(0)
+            value = value_loss.value(q.of_one(first, inputs))
             return empirical_loss(deterministic_policy_gradient(value), batch.weight)
 
         return torch.func.grad_and_value(objective)(actor)

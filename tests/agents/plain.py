@@ -22,13 +22,18 @@ def module(parameters, inputs, outputs, hidden=8):
 
 def critic(parameters, index, inputs, outputs):
     """One of our critics as a module."""
-    return module({name: p for name, p in parameters.items() if name.startswith(f"{index}.")}, inputs, outputs)
+    return module({name: p[index] for name, p in parameters.items()}, inputs, outputs)
 
 
-def assert_equal(parameters, *modules):
-    """Our parameters are those of modules, in order."""
-    theirs = [p for made in modules for p in made.parameters()]
-    for (name, ours), plain in zip(parameters.items(), theirs, strict=True):
+def assert_critics_equal(parameters, modules):
+    """Our critics' parameters are those of modules."""
+    for index, plain in enumerate(modules):
+        assert_equal({name: p[index] for name, p in parameters.items()}, plain)
+
+
+def assert_equal(parameters, module):
+    """Our parameters are those of a module, in order."""
+    for (name, ours), plain in zip(parameters.items(), module.parameters(), strict=True):
         torch.testing.assert_close(ours if ours.shape == plain.shape else ours.T, plain.detach(), rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 

@@ -14,8 +14,12 @@ from tests.agents.plain import BOX, THREE, TWO, batch, critic
 SPACES = pytest.mark.parametrize("space", [TWO, THREE], ids=["box", "discrete"])
 
 
-def made(space, value_loss=MSE(), regularizers=None, count=2):
-    critics = Critics(BOX, space, MLP((8,)), value_loss, regularizers or {}, count)
+def build(space, value_loss=MSE(), regularizers=None, count=2):
+    return Critics(BOX, space, MLP((8,)), value_loss, regularizers or {}, count)
+
+
+def made(*choices, **named):
+    critics = build(*choices, **named)
     return critics, critics.init(torch.Generator().manual_seed(0))
 
 
@@ -32,11 +36,12 @@ def plain(critics, parameters):
 @pytest.mark.parametrize("value_loss", [MSE(), C51(11, -3.0, 3.0), QuantileHuber(5)], ids=lambda loss: type(loss).__name__)
 def test_outputs_are_those_of_modules_and_the_lowest_those_of_a_loop(space, value_loss):
     critics, parameters = made(space, value_loss, count=3)
+    parameters = {name: 4 * p for name, p in parameters.items()}  # So that the lowest isn't the same everywhere.
     seen, (_, functions) = batch(space), plain(critics, parameters)
     inputs = critics.inputs(seen.observation, seen.action)
     expected = torch.stack([function(seen.observation, seen.action) for function in functions]).detach()
     torch.testing.assert_close(critics.outputs(parameters, inputs), expected)
-    torch.testing.assert_close(critics.outputs(parameters, inputs, 1), expected[:1])
+    torch.testing.assert_close(critics.of_one({name: p[1] for name, p in parameters.items()}, inputs), expected[1])
     lowest, flat = critics.lowest(parameters, value_loss, inputs), expected.flatten(1, -2)
     assert lowest.shape == expected.shape[1:]
     for place, found in enumerate(lowest.reshape(-1, value_loss.outputs)):
@@ -67,9 +72,9 @@ def test_every_critic_learns_as_it_would_alone(space, weighted):
     torch.testing.assert_close(metrics["td_error"], torch.stack([(value - target).abs() for value in values]).mean(0))
     torch.testing.assert_close(metrics["value"], torch.stack(values).mean(0))
     torch.testing.assert_close(metrics["linear_zone"], torch.stack([((value - target).abs() > 0.5).float() for value in values]).mean(0))
-    plain_gradient = [p.grad for module in modules for p in module.parameters()]
-    for ours, theirs in zip(gradient.values(), plain_gradient, strict=True):
-        torch.testing.assert_close(ours if ours.shape == theirs.shape else ours.T, theirs, rtol=1e-4, atol=1e-6)
+    for index, module in enumerate(modules):
+        for ours, theirs in zip(gradient.values(), module.parameters(), strict=True):
+            torch.testing.assert_close(ours[index] if ours[index].shape == theirs.shape else ours[index].T, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_regularisers_read_features_of_the_next_action_and_values_of_discrete_ones():
@@ -113,8 +118,8 @@ def test_a_running_scale_moves_and_no_value_does(space, value_loss):
 )
 def test_what_makes_no_sense_is_refused(space, choices, message):
     with pytest.raises(ValueError, match=message):
-        made(space, **choices)[0].check("SAC")
+        build(space, **choices).check("SAC")
 
 
 def test_discrete_critics_don_t_read_actions():
-    assert made(THREE)[0].reads == (5,) and made(TWO)[0].reads == (7,) and made(spaces.Box(-1, 1, (2, 3)))[0].reads == (11,)
+    assert build(THREE).reads == (5,) and build(TWO).reads == (7,) and build(spaces.Box(-1, 1, (2, 3))).reads == (11,)

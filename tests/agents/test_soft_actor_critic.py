@@ -16,7 +16,7 @@ from agents.soft_actor_critic import SoftActorCritic
 from agents.target_networks import HardCopy, Polyak
 from agents.temperatures import FixedTemperature, LearnedTemperature
 from agents.training import train
-from tests.agents.plain import BOX, START, THREE, TWO, assert_equal, batch, critic, filled, module, normal
+from tests.agents.plain import BOX, START, THREE, TWO, assert_critics_equal, assert_equal, batch, critic, filled, module, normal
 from tests.toys import Bandit, Regulator
 
 
@@ -74,8 +74,8 @@ def test_updates_are_those_of_plain_torch(weighted):
         torch.testing.assert_close(metrics["loss/total"], sum(told[:3]))
     assert_equal({name: state.actor[name] for name in network}, actor)
     torch.testing.assert_close(state.actor["temperature.log"], log_temperature.detach())
-    assert_equal(state.critics, *critics)
-    assert_equal(state.target_critics, *targets)
+    assert_critics_equal(state.critics, critics)
+    assert_critics_equal(state.target_critics, targets)
 
 
 def test_discrete_updates_are_those_of_plain_torch():
@@ -112,8 +112,8 @@ def test_discrete_updates_are_those_of_plain_torch():
         torch.testing.assert_close(told, tuple(x.detach() for x in (value, climbed, raised, here.entropy().mean())), rtol=1e-4, atol=1e-5)
     assert_equal({name: state.actor[name] for name in network}, actor)
     torch.testing.assert_close(state.actor["temperature.log"], log_temperature.detach())
-    assert_equal(state.critics, *critics)
-    assert_equal(state.target_critics, *targets)
+    assert_critics_equal(state.critics, critics)
+    assert_critics_equal(state.target_critics, targets)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -141,6 +141,13 @@ def test_targets_look_as_far_as_a_plain_loop(steps):
         assert metrics["td_error"][row].item() == pytest.approx(abs(q(torch.cat([observation, taken], 1)).item() - target), abs=1e-4)
 
 
+class Unweighted:
+    """β = 0: all weights are 1."""
+
+    def __call__(self, progress):
+        return 0 * progress
+
+
 def test_prioritized_replay_weights_what_it_draws_and_learns_from_errors():
     agent = made(THREE, replay=PrioritizedReplay(24))
     memory, _, state = filled(agent)
@@ -151,16 +158,9 @@ def test_prioritized_replay_weights_what_it_draws_and_learns_from_errors():
     after, metrics = agent.update(state, memory, uniforms, added, START)
     plain = agent.replay.learned(state.replay, drawn, 12, metrics["td_error"])
     torch.testing.assert_close(after.replay, plain)
-    unweighted = made(THREE, replay=PrioritizedReplay(24, beta=FixedTemperatureOfWeights()))
+    unweighted = made(THREE, replay=PrioritizedReplay(24, beta=Unweighted()))
     other, _ = unweighted.update(state, memory, uniforms, added, START)
-    assert not torch.allclose(other.critics["0.0.weight"], after.critics["0.0.weight"]) and not torch.allclose(other.actor["0.weight"], after.actor["0.weight"])
-
-
-class FixedTemperatureOfWeights:
-    """β = 0: all weights are 1."""
-
-    def __call__(self, progress):
-        return 0 * progress
+    assert not torch.allclose(other.critics["0.weight"], after.critics["0.weight"]) and not torch.allclose(other.actor["0.weight"], after.actor["0.weight"])
 
 
 @pytest.mark.parametrize("env", ["pendulum", "cartpole"])
@@ -186,9 +186,9 @@ def test_target_critics_follow_at_every_update_or_are_copied():
     state = following.init(torch.Generator().manual_seed(0), 24)
     nothing = torch.rand(0, dtype=torch.float64)
     first, second = (agent.learn(state, batch(THREE), START, nothing)[0] for agent in (following, copied))
-    torch.testing.assert_close(first.target_critics["0.0.weight"], 0.7 * state.critics["0.0.weight"] + 0.3 * first.critics["0.0.weight"])
-    assert second.target_critics["0.0.weight"].equal(state.critics["0.0.weight"]) and copied.plan(1).refresh_every == 7
-    assert copied.refresh(second, *[nothing] * 4).target_critics["0.0.weight"].equal(second.critics["0.0.weight"])
+    torch.testing.assert_close(first.target_critics["0.weight"], 0.7 * state.critics["0.weight"] + 0.3 * first.critics["0.weight"])
+    assert second.target_critics["0.weight"].equal(state.critics["0.weight"]) and copied.plan(1).refresh_every == 7
+    assert copied.refresh(second, *[nothing] * 4).target_critics["0.weight"].equal(second.critics["0.weight"])
 
 
 def test_actions_are_wide_at_first_and_certain_when_greedy():
@@ -208,9 +208,9 @@ def test_a_run_among_others_is_the_run_alone(env):
 
     settings = [(1, 1e-3, 0.5), (2, 3e-3, 0.9), (3, 1e-4, 0.98)]
     together, alone = train([run(*each) for each in settings]), train([run(*settings[1])])[0]
-    for name, parameter in (alone.learner.actor | alone.learner.critics).items():
-        found = together[1].learner
-        torch.testing.assert_close((found.actor if name in found.actor else found.critics)[name], parameter, rtol=1e-3, atol=1e-5)
+    for part in ("actor", "critics", "target_critics"):
+        for name, parameter in getattr(alone.learner, part).items():
+            torch.testing.assert_close(getattr(together[1].learner, part)[name], parameter, rtol=1e-3, atol=1e-5)
 
 
 SMALL = [
@@ -240,7 +240,7 @@ def test_a_regulator_learns_the_gain_of_riccati_s_equation():
     (result,) = train([run])
     x = torch.linspace(-0.8, 0.8, 9)[:, None]
     action, _ = run.agent.act(result.learner, x, torch.zeros(run.agent.plan(9).acting_uniforms), START, torch.tensor(0.0))
-    assert -2 * (x * action).sum() / (x * x).sum() == pytest.approx(Regulator.gain(0.9), rel=0.15)
+    assert -2 * (x * action).sum() / (x * x).sum() == pytest.approx(Regulator.gain(0.9), rel=0.2)
 
 
 def test_a_bandit_is_played_by_the_softmax_of_what_it_pays():
