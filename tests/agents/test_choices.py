@@ -109,7 +109,7 @@ def test_dr3_and_feature_norm_read_what_the_head_reads():
     assert metrics["loss/dr3"].item() == pytest.approx((here * there).sum(-1)[batch.mask].mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("agent", [choice for choice in groups()["agent"] if choice not in ("pqn", "ppo", "a2c", "cloning", "gail")])  # For these see the tests named after them.
+@pytest.mark.parametrize("agent", [choice for choice in groups()["agent"] if choice not in ("pqn", "ppo", "a2c", "sac", "td3", "ddpg", "cloning", "gail")])
 def test_every_preset_trains(agent):
     result = train_population([build(small_config(f"agent={agent}", "agent.batch_size=8", "total_steps=70"))])[0]
     assert result.complete and all(parameter.isfinite().all() for parameter in result.learner.parameters.values())

@@ -6,6 +6,7 @@ from gymnasium import spaces
 from torch import distributions
 
 from agents.policies import Categories, Gaussian, fitting
+from agents.streams import normal_rows
 
 BATCH, WIDTH = 5, 4
 ONE, ZERO = torch.tensor(1.0), torch.tensor(0.0)
@@ -74,3 +75,31 @@ def test_the_deviation_at_first_is_the_one_asked_for():
         chosen = Gaussian(0.5, state_dependent)((2,))
         outputs = chosen(chosen.init(torch.Generator().manual_seed(0), WIDTH), torch.zeros(1, WIDTH))
         torch.testing.assert_close(outputs.chunk(2, -1)[1].exp(), torch.full((1, 2), 0.5), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("squashed", [False, True])
+def test_samples_are_torchs_reparameterised_ones(squashed):
+    """The same draw as acting makes, its log-probability and the gradient of both; also where tanh is flat in float32."""
+    chosen = Gaussian(0.7, True, squashed)((3,))
+    outputs, uniforms = said(chosen), torch.rand(BATCH, chosen.numbers)
+    with torch.no_grad():
+        outputs[0] = torch.tensor([9.0, -9.0, 0.0, 0.0, 0.0, 0.0])
+    weighting = torch.randn(BATCH, 4)
+
+    def ours(outputs):
+        action, log_probability = chosen.sample(outputs, uniforms)
+        return (torch.cat([action, log_probability[:, None]], 1) * weighting).sum(), (action, log_probability)
+
+    gradient, (action, log_probability) = torch.func.grad(ours, has_aux=True)(outputs)
+    torch.testing.assert_close(action, chosen.draw(outputs, uniforms, ONE))
+    precise = outputs.double().requires_grad_()
+    plain = normal(precise)
+    noise = normal_rows(uniforms, 3).double()
+    drawn = plain.mean + plain.stddev * noise
+    if squashed:
+        plain = distributions.TransformedDistribution(plain, [distributions.TanhTransform(cache_size=1)])
+        drawn = plain.transforms[0](drawn)
+    expected = plain.log_prob(drawn).sum(-1)
+    torch.testing.assert_close(log_probability.double(), expected, rtol=1e-5, atol=1e-4)
+    (torch.cat([drawn, expected[:, None]], 1) * weighting).sum().backward()
+    torch.testing.assert_close(gradient.double(), precise.grad, rtol=1e-4, atol=1e-4)
