@@ -1,19 +1,25 @@
-"""What agents with an actor and critics that learn from replay share: checks, the plan, what is drawn."""
+"""What agents with an actor and critics that learn from replay share: checks, the plan, what is drawn, the step of the critics."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import batches
-from agents.agent import Plan
+from agents import batches, parts
+from agents.action_values import Expectation
+from agents.agent import Metrics, Plan
 from agents.batches import Batch
 from agents.frames import Frames
+from agents.optimizers import clip_by_global_norm
 from agents.replay import Drawn
 from agents.spaces import features, storage
+from rlloss import ValueLoss, settled
 from rlloss.checks import in_range
+
+MakeTarget = Callable[[Any, ValueLoss | Expectation], Tensor]
 
 
 def check(agent: Any) -> None:
@@ -59,3 +65,20 @@ def draw(agent: Any, state: Any, memory: Tensor, uniforms: Tensor, added: Tensor
     """Where a batch of n-step transitions lies in one run's memory [environments, length, words], and the batch."""
     drawn = agent.replay.draw(state.replay, uniforms[: agent.batch_size], tuple(memory.shape[:2]), added, progress)
     return drawn, batches.transitions(memory, drawn, added, agent.layout, agent.discount, agent.steps, next_action=False)
+
+
+def step(agent: Any, state: Any, batch: Batch, make_target: MakeTarget, next_action: Tensor | None, progress: Tensor) -> tuple[Any, ValueLoss, Metrics]:
+    """The state after one gradient step of the critics, the value loss with its running transform in it, and what can be told.
+
+    `make_target` makes targets of a state, in the space of a value loss; `next_action` is what regularisers may read.
+    """
+    q = agent.action_values
+    if parts.running(agent.value_loss):
+        returns = make_target(state, Expectation(settled(agent.value_loss, state.transform)))
+        (critics, target_critics), transform = q.moved([state.critics, state.target_critics], state.transform, returns)
+        state = state._replace(critics=critics, target_critics=target_critics, transform=transform)
+    value_loss = settled(agent.value_loss, state.transform)
+    gradient, metrics = q.gradient(state.critics, value_loss, batch, make_target(state, value_loss), next_action)
+    gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, agent.max_gradient_norm)
+    critics, optimizer = agent.optimizer.step(state.critics, gradient, state.critic_optimizer, progress)
+    return state._replace(critics=critics, critic_optimizer=optimizer), value_loss, metrics

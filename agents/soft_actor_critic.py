@@ -20,7 +20,7 @@ from agents.replay import Replay, UniformReplay, record
 from agents.spaces import encode, features, storage
 from agents.target_networks import Polyak, TargetNetwork
 from agents.temperatures import LearnedTemperature, Temperature
-from rlloss import MSE, Regularizer, ValueLoss, discrete_soft_actor, empirical_loss, frozen, settled, soft_actor, total
+from rlloss import MSE, Regularizer, ValueLoss, discrete_soft_actor, empirical_loss, frozen, soft_actor, total
 from rlloss.numbers import times
 from rlloss.penalties import entropy_bonus
 from rlloss.targets import mixed_target
@@ -52,12 +52,14 @@ class Following(NamedTuple):
 class SoftActorCritic:
     """An actor π(a|s) that climbs the lowest of several critics, and is paid α times its entropy.
 
-        y = R + D·(min_k Q(s′, a′; θₖ⁻) − α log π(a′|s′)),  a′ ~ π;   θ ← θ − η ∇ Σₖ (1/n Σ w·ℓ(Q(s, a; θₖ), y) + Σⱼ λⱼΩⱼ)
-        φ ← φ − η ∇ 1/n Σ w·(α log π(a|s) − min_k Q(s, a; θₖ)),  a ~ π through its noise;   α as `temperature` says
+        y = R + D·(min_k Q(s′, a′; θₖ⁻) − α log π(a′|s′)),  a′ ~ π
+        θ ← θ − η ∇ Σₖ (1/n Σ w·ℓ(Q(s, a; θₖ), y) + Σⱼ λⱼΩⱼ)
+        φ ← φ − η ∇ 1/n Σ w·(α log π(a|s) − min_k Q(s, a; θₖ)),  a ~ π through its noise
 
-    R and D are of `steps` rewards; the entropy is counted at s′ alone, not along the way. Discrete actions are summed over in y and in
-    the actor's loss, not drawn. Critics move first, and the actor sees them moved. The weights w are prioritized replay's. Box actions
-    are normal numbers squashed by tanh between their bounds. With distributional heads the target is that of the lowest critic.
+    α is what `temperature` says, with a loss of its own where it is learned. R and D are of `steps` rewards; entropy is counted at s′
+    alone, not along the way. Discrete actions are summed over in y and in the actor's loss, not drawn; Box actions are normal numbers
+    squashed by tanh between their bounds. Critics move first, and the actor sees them moved. The weights w are prioritized replay's.
+    With distributional heads the target is made of the critic whose value is the lowest.
 
     Source: Haarnoja et al., Soft actor-critic algorithms and applications, arXiv 1812.05905; Discrete: Christodoulou, arXiv 1910.07207.
     """
@@ -141,25 +143,19 @@ class SoftActorCritic:
 
     def learn(self, state: SoftActorCriticState, batch: Batch, progress: Tensor, uniforms: Tensor) -> tuple[SoftActorCriticState, Metrics]:
         """One gradient step of critics, actor and temperature on a batch, by uniforms [2 · batch · numbers], and what can be told of it."""
-        q, (of_next, of_now) = self.action_values, uniforms.reshape(2, len(batch.reward), -1)
+        of_next, of_now = uniforms.reshape(2, len(batch.reward), -1)
         following = self._following(state, batch, of_next)
-        if parts.running(self.value_loss):
-            returns = self._target(state, batch, following, Expectation(settled(self.value_loss, state.transform)))
-            (critics, target_critics), transform = q.moved([state.critics, state.target_critics], state.transform, returns)
-            state = state._replace(critics=critics, target_critics=target_critics, transform=transform)
-        value_loss = settled(self.value_loss, state.transform)
-        target = self._target(state, batch, following, value_loss)
-        gradient, metrics = q.gradient(state.critics, value_loss, batch, target, following.action)
-        gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
-        critics, critic_optimizer = self.optimizer.step(state.critics, gradient, state.critic_optimizer, progress)
-        gradient, told = self._actor_gradient(state.actor, critics, value_loss, batch, of_now)
+
+        def make_target(state: SoftActorCriticState, value_loss: ValueLoss | Expectation) -> Tensor:
+            return self._target(state, batch, following, value_loss)
+
+        state, value_loss, metrics = off_policy.step(self, state, batch, make_target, following.action, progress)
+        gradient, told = self._actor_gradient(state.actor, state.critics, value_loss, batch, of_now)
         gradient, metrics["gradient/policy_norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
-        actor, actor_optimizer = self.optimizer.step(state.actor, gradient, state.actor_optimizer, progress)
+        actor, optimizer = self.optimizer.step(state.actor, gradient, state.actor_optimizer, progress)
         metrics |= told | {"loss/total": metrics["loss/total"] + told["loss/total"]}
-        tracked = self.target_network.track(state.target_critics, critics)
-        return state._replace(
-            actor=actor, critics=critics, target_critics=tracked, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer
-        ), metrics
+        tracked = self.target_network.track(state.target_critics, state.critics)
+        return state._replace(actor=actor, actor_optimizer=optimizer, target_critics=tracked), metrics
 
     def _temperature(self, actor: Parameters, reference: Tensor) -> Tensor:
         return self.temperature(part("temperature.", actor), reference)

@@ -30,7 +30,7 @@ class Temperature(Protocol):
 class LearnedTemperature:
     """A temperature that is raised while the policy's entropy is below a target H̄, and lowered while it is above.
 
-        α ← α − η ∇ 1/n Σ w·(−α·(log π(a|s) + H̄)),  by log α;  Box: H̄ = `entropy_per_number`·numbers, Discrete: H̄ = `entropy_share`·log actions
+        log α ← log α − η ∇ 1/n Σ −w·α·(log π(a|s) + H̄);  Box: H̄ = `entropy_per_number`·numbers,  Discrete: H̄ = `entropy_share`·log actions
 
     The numbers of an action lie within ±1, where the uniform policy has log 2 nats each, the highest entropy.
 

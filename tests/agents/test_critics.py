@@ -8,14 +8,14 @@ from gymnasium import spaces
 
 from agents.critics import Critics
 from agents.networks import MLP
-from rlloss import C51, DR3, L2, MSE, CQL, FeatureNorm, Huber, PopArt, QuantileHuber, settled
+from rlloss import C51, CQL, DR3, L2, MSE, FeatureNorm, Huber, PopArt, QuantileHuber, settled
 from tests.agents.plain import BOX, THREE, TWO, batch, critic
 
 SPACES = pytest.mark.parametrize("space", [TWO, THREE], ids=["box", "discrete"])
 
 
-def build(space, value_loss=MSE(), regularizers=None, count=2):
-    return Critics(BOX, space, MLP((8,)), value_loss, regularizers or {}, count)
+def build(space, value_loss=None, regularizers=None, count=2):
+    return Critics(BOX, space, MLP((8,)), value_loss or MSE(), regularizers or {}, count)
 
 
 def made(*choices, **named):
