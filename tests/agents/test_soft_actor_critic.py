@@ -1,5 +1,6 @@
 """Soft actor-critic against plain torch and plain loops; every value loss; a regulator and a bandit whose best policies are known."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -217,6 +218,31 @@ SMALL = [
     "network.hidden=[16]", "agent.batch_size=16", "agent.learning_starts=20", "num_envs=2", "total_steps=100", "agent.replay.capacity=200",
     "evaluation.every=0", "evaluation.episodes=1", "checkpoint_every=0", "compile=false",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["agent=sac", "env=cartpole"], ["agent=sac", "env=pendulum", "agent/temperature=fixed"], ["agent=td3", "env=pendulum"]], ids=" ".join)
+def test_a_stopped_run_goes_on_bitwise(tmp_path, monkeypatch, words):
+    words = [*words, *SMALL, "checkpoint_every=30"]
+    whole = train([build(compose(words), tmp_path / "whole")])[0]
+    run = build(compose(words), tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.training.interruptible", lambda: contextlib.nullcontext(Stop()))
+        assert train([run])[0].steps == 40
+    parts = train([run], resume=True)[0]
+    assert parts.evaluation_returns == whole.evaluation_returns
+    for part in ("actor", "critics", "target_critics"):
+        for name, parameter in getattr(whole.learner, part).items():
+            assert getattr(parts.learner, part)[name].equal(parameter), name
+
+
+class Stop:
+    """Asks to stop before the 21st step."""
+
+    number, asked = 2, 0
+
+    def __call__(self):
+        self.asked += 1
+        return self.asked > 20
 
 
 @pytest.mark.slow
