@@ -14,7 +14,7 @@ from agents.training import train as train_population
 from tests.conftest import small_config
 
 UNUSABLE = {"loss/regularizer": {"entropy", "kl"}, "loss/target": {"v_trace"}}
-TRAJECTORIES = {"gae", "n_step", "peng_q_lambda", "retrace", "td_lambda", "watkins_q_lambda"}
+TRAJECTORIES = {"gae", "n_step", "peng_q_lambda", "retrace", "rollout_return", "td_lambda", "watkins_q_lambda"}
 SEAMS = {group: [choice for choice in groups()[group] if choice not in UNUSABLE.get(group, ())] for group in groups() if group.startswith("loss/")}
 
 

@@ -78,4 +78,4 @@ def test_perceptrons_train_the_same_alone_and_together(network, compile):
 def test_every_choice_can_be_made_and_has_pythons_defaults(group, choice):
     node = OmegaConf.to_container(OmegaConf.load(config_directory() / group / f"{choice}.yaml"))
     made = Builder({group: node}).build(group)
-    assert made == {"noisy_dueling": Dueling(Noisy()), "layer_norm_mlp": MLP(layer_norm=True), "wide_mlp": MLP((256, 256))}.get(choice, locate(node["_target_"], group)())
+    assert made == {"noisy_dueling": Dueling(Noisy()), "layer_norm_mlp": MLP(layer_norm=True), "wide_mlp": MLP((256, 256)), "tanh_mlp": MLP(activation="tanh")}.get(choice, locate(node["_target_"], group)())
