@@ -1,6 +1,6 @@
 """How long returns and losses take on one core: ours eager, compiled and ahead of time, rlax and optax under jit, torchrl.
 
-    taskset -c 1 python -m pytest tests/benchmarks -m speed --benchmark-group-by=group --benchmark-columns=median,iqr
+    taskset -c 1 python -m pytest tests/benchmarks -n 0 -m speed --benchmark-group-by=group --benchmark-columns=median,iqr
 
 Each group of the table is one function at one shape. All results of a group are compared before they are timed.
 Losses are timed without their gradient. `addition` is a + b: what calling a compiled function costs at least.

@@ -136,7 +136,7 @@ def test_the_real_compiler_agrees_with_eager():
 
 
 PUBLIC = [getattr(rlloss, each) for each in rlloss.__all__]
-PROTOCOLS = {"RunningTransform", "ValueLoss", "Target", "Transform", "ReturnEstimator", "PolicyLoss", "Regularizer"}
+PROTOCOLS = {"ClassificationLoss", "RunningTransform", "ValueLoss", "Target", "Transform", "ReturnEstimator", "PolicyLoss", "Regularizer"}
 RECORDS = {"Step", "Trajectory", "Estimate", "Observed", "Objective", "Moments", "ScalarTarget", "frozen", "register"}
 
 
