@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import action_masks, parts
+from agents import action_masks, parts, recurrent
 from agents.agent import Metrics
 from agents.batches import Batch
 from agents.exploration import Exploration, Greedy
@@ -42,6 +42,7 @@ class ActionValues:
             raise ValueError(f"{agent} needs Discrete actions, but this environment has {self.action_space}; choose another environment or wrap it")
         storage(self.observation_space)
         action_masks.check(self.observation_space, self.action_space)
+        recurrent.refuse(agent, self.network)
         self.network.width(features(self.read))  # Refuses observations that it can't read.
         if isinstance(exploration, Greedy) and not self.noise:
             raise ValueError("exploration Greedy needs a head with noise, or nothing would ever be explored; choose head=noisy or another exploration")

@@ -86,15 +86,18 @@ class ActorCritic:
     from μ by more than 1.5·`target_kl` in a minibatch, neither that one nor the rest of the rollout is learned from.
     The range of a policy loss that has one is multiplied by `clip_schedule`. With `clip_values` the critic's loss is
     max(ℓ_V(x, G), ℓ_V(x̄, G)) for an output x and x̄ = clip(x, x_μ ± `value_clip`), where x_μ is that of the critic before the rollout was learned.
+    A recurrent network learns whole sequences of `sequence` steps, each from the memory that was stored with its first step.
     With `normalize_observations` networks read them with the mean 0 and the deviation 1 of all that were seen in rollouts.
 
-    Source: Mnih et al., Asynchronous methods, arXiv 1602.01783; Schulman et al., Proximal policy optimization, arXiv 1707.06347.
+    Source: Mnih et al., Asynchronous methods, arXiv 1602.01783; Schulman et al., Proximal policy optimization, arXiv 1707.06347;
+    stored memory: Kapturowski et al., Recurrent experience replay (2019).
     """
 
     observation_space: spaces.Space
     action_space: spaces.Space
     discount: float = 0.99
     rollout: int = 128
+    sequence: int = 16
     epochs: int = 4
     minibatches: int = 4
     value_weight: float = 0.5
@@ -119,7 +122,7 @@ class ActorCritic:
             raise ValueError("ActorCritic keeps whole observations; set env.frame_stack=1, and with env.backend=gymnasium stack by +env/wrapper=frame_stack")
         self.networks.check()
         in_range("discount", self.discount, 0, 1)
-        for name in ("rollout", "epochs", "minibatches"):
+        for name in ("rollout", "sequence", "epochs", "minibatches"):
             in_range(name, getattr(self, name), 1)
         in_range("value_weight", self.value_weight, 0)
         for name in ("max_gradient_norm", "target_kl", "value_clip"):
@@ -146,7 +149,17 @@ class ActorCritic:
     @property
     def layout(self) -> np.dtype:
         """How a transition is stored."""
-        return record(*storage(self.observation_space), action=actions.storage(self.action_space))
+        return record(*storage(self.observation_space), action=actions.storage(self.action_space), remembers=self.remembers)
+
+    @property
+    def remembers(self) -> int:
+        """How many numbers a policy with memory remembers of each episode; 0 for one without."""
+        return self.networks.remembers
+
+    @property
+    def together(self) -> int:
+        """How many steps are learned as one sequence; 1 without memory."""
+        return self.sequence if self.remembers else 1
 
     @property
     def networks(self) -> PolicyAndValue:
@@ -156,7 +169,7 @@ class ActorCritic:
 
     def plan(self, num_envs: int) -> Plan:
         """What a run of so many environments needs; ValueError where a rollout can't be shared between minibatches."""
-        return rollouts.plan(num_envs, self.rollout, self.epochs, self.minibatches, acting=num_envs * self.networks.policy.numbers)
+        return rollouts.plan(num_envs, self.rollout, self.epochs, self.minibatches, acting=num_envs * self.networks.policy.numbers, sequence=self.together)
 
     def init(self, generator: torch.Generator, slots: int) -> ActorCriticState:
         """The state before the first rollout of so many records."""
@@ -174,11 +187,11 @@ class ActorCritic:
             torch.zeros((), dtype=torch.bool),
         )
 
-    def act(self, state: ActorCriticState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [environments, …] drawn from the policy, and their probabilities or densities; the likeliest where `explore` is 0."""
-        said, policy = self.networks.said(state.parameters, state.moments, observation), self.networks.policy
+    def act(self, state: ActorCriticState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor, *remembered: Tensor) -> tuple[Tensor, ...]:
+        """Actions [environments, …] drawn from the policy, and their probabilities or densities; the likeliest where `explore` is 0. With memory, also that afterwards."""
+        (said, kept), policy = self.networks.said(state.parameters, state.moments, observation, *remembered), self.networks.policy
         action = policy.draw(said, uniforms.reshape(len(observation), -1), explore)
-        return action, policy.log_probability(said, action).exp()
+        return action, policy.log_probability(said, action).exp(), *([kept] if remembered else [])
 
     def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: ActorCriticState) -> None:
         """Write records [runs, environments, words] into the rollout `memory` [runs, environments, length, words]."""
@@ -188,16 +201,17 @@ class ActorCritic:
         """The state with returns and advantages of a whole rollout, and with the orders in which it will be learned."""
         nets, shape, seen = self.networks, memory.shape[:2], decode(memory.flatten(0, 1), self.layout)
         # The policy that acted is the one that learns, but it acted by the moments of what had been seen by then.
-        behaviour = nets.policy.log_probability(nets.said(state.parameters, state.moments, seen.observation), seen.action)
+        behaviour = nets.policy.log_probability(nets.said(state.parameters, state.moments, seen.observation, seen.remembered)[0], seen.action)
         moments, value_loss = nets.seen(state.moments, seen.observation), settled(self.value_loss, state.transform)
-        critic, critic_next = (nets.features(state.parameters, nets.encoded(moments, each))[1] for each in (seen.observation, seen.next_observation))
+        _, critic, remembered = nets.features(state.parameters, nets.encoded(moments, seen.observation), seen.remembered)
+        _, critic_next, _ = nets.features(state.parameters, nets.encoded(moments, seen.next_observation), remembered)
         value, following = (value_loss.value(nets.outputs(state.parameters, read)) for read in (critic, critic_next))
         rows = (seen.reward, self.discount * (1 - seen.terminated), seen.truncated, value, following, torch.ones_like(value))
         estimate = self.target(Trajectory(*(once(row).unflatten(0, shape).T for row in rows)))
         returns, advantages = (each.T.flatten().detach() for each in estimate)
         parameters, transform = nets.moved(state.parameters, state.transform, returns)
         outputs = nets.outputs(parameters, critic).detach() if self.clip_values else ()
-        order = rollouts.orders(uniforms, self.epochs, self.minibatches)
+        order = rollouts.orders(uniforms, self.epochs, self.minibatches, self.together)
         told = {"returns": returns, "advantages": advantages, "outputs": outputs, "behaviour": behaviour, "order": order}
         told |= {"next": torch.zeros_like(state.next), "stopped": torch.zeros_like(state.stopped)}
         return state._replace(parameters=parameters, transform=transform, moments=moments, **told)
@@ -207,6 +221,8 @@ class ActorCritic:
         nets, chosen = self.networks, once(state.order[state.next])
         seen = decode(once(memory.flatten(0, 1)[chosen]), self.layout)
         encoded, allowed = nets.encoded(state.moments, seen.observation), nets.allowed(seen.observation)
+        # Without memory both are None.
+        remembered, ended = (once(seen.remembered[:: self.sequence]), seen.terminated + seen.truncated > 0) if self.remembers else (None, None)
         value_loss = settled(self.value_loss, state.transform)
         returns, advantage, behaviour = (once(each[chosen]) for each in (state.returns, state.advantages, state.behaviour))
         target, before = value_loss.of_return(returns), once(state.outputs[chosen]) if self.clip_values else None
@@ -215,7 +231,7 @@ class ActorCritic:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
 
         def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor, Tensor]]:
-            actor, critic = nets.features(parameters, encoded)
+            actor, critic, _ = nets.features(parameters, encoded, remembered, ended)
             said, outputs = nets.of_actions(parameters, actor, allowed), nets.outputs(parameters, critic)
             log_probability, entropy = nets.policy.log_probability(said, seen.action), nets.policy.entropy(said)
             observed = Observed(parameters, action=seen.action, entropy=entropy, features=critic)

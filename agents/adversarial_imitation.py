@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from agents import actions
+from agents import actions, recurrent
 from agents.actor_critic import ActorCritic, ActorCriticState
 from agents.agent import Metrics, Plan
 from agents.demonstrations import Demonstrations
@@ -54,6 +54,7 @@ class GAIL:
 
     def __post_init__(self) -> None:
         self.demonstrations.check(self.observation_space, self.action_space)
+        recurrent.refuse("GAIL's discriminator", self.network)
         self.network.width(self.width)  # Refuses what it can't read.
         two = torch.zeros(2, 2)
         if self.classification(two, two + 0.5).shape != two.shape:
@@ -63,6 +64,11 @@ class GAIL:
     def layout(self) -> np.dtype:
         """How a transition is stored."""
         return self.learner.layout
+
+    @property
+    def remembers(self) -> int:
+        """How many numbers the actor-critic remembers of each episode."""
+        return self.learner.remembers
 
     @property
     def width(self) -> tuple[int]:
@@ -91,9 +97,9 @@ class GAIL:
         """−log(1 − D) [batch] of stored observations and actions [batch, …]."""
         return softplus(self.logits(discriminator, observation, action))
 
-    def act(self, state: GAILState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
-        """The actor's actions [environments, …] and their probabilities."""
-        return self.learner.act(state.learner, observation, uniforms, progress, explore)
+    def act(self, state: GAILState, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor, *remembered: Tensor) -> tuple[Tensor, ...]:
+        """The actor's actions [environments, …] and their probabilities; with memory, also that afterwards."""
+        return self.learner.act(state.learner, observation, uniforms, progress, explore, *remembered)
 
     def write(self, memory: np.ndarray, time: int, records: np.ndarray, state: GAILState) -> None:
         """Write records [runs, environments, words] into the rollout `memory` [runs, environments, length, words]."""

@@ -39,8 +39,12 @@ class Agent(Protocol):
     def init(self, generator: torch.Generator, slots: int) -> Any:
         """The learner, a pytree of tensors, before the first update, with memory for so many records."""
 
-    def act(self, learner: Any, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [environments, …], stored as `agents.actions` says, and the probabilities, or densities, with which they were chosen."""
+    def act(self, learner: Any, observation: Tensor, uniforms: Tensor, progress: Tensor, explore: Tensor, *remembered: Tensor) -> tuple[Tensor, ...]:
+        """Actions [environments, …], stored as `agents.actions` says, and the probabilities, or densities, with which they were chosen.
+
+        An agent with an attribute `remembers` above 0 also gets what it remembers [environments, remembers], 0 where an episode begins,
+        and returns what it remembers then. It is stored in the field `remembered` of its layout.
+        """
 
     def write(self, memory: np.ndarray, time: int, records: np.ndarray, learner: Any) -> None:
         """Write records [runs, environments, words] over the oldest of `memory` [runs, environments, length, words]."""

@@ -207,7 +207,7 @@ def _evaluate(directory: Path, episodes: int, seed: int | None, record: Path | N
     seeds = [run.seed if seed is None else seed]
     act = functools.partial(population.act_greedily, 1.0)
     recording = Recording(run.environment.id, run.agent.observation_space, run.agent.action_space)
-    told = {"tell": [recording]} if record else {}
+    told = {"started": population.started} | ({"tell": [recording]} if record else {})
     returns = backend(run.environment).evaluate(act, [run.environment], population.observation.numpy(), seeds, step, settings, **told)[0]
     if record:
         print(f"recorded {recording.write(record):,} steps in {_shown(record)}")

@@ -44,6 +44,7 @@ def evaluate(
     step: int,
     evaluation: Evaluation,
     tell: Sequence[Tell] = (),
+    started: np.ndarray | None = None,
 ) -> list[list[float]]:
     """The returns of `evaluation.episodes` greedy episodes of every run.
 
@@ -55,6 +56,7 @@ def evaluate(
         step: the environment step of training at which this happens.
         evaluation: how many episodes, how long.
         tell: who is told the transitions, one a run; nobody if it's empty.
+        started: bool [runs, environments], set where an episode starts, for an `act` that remembers; None for one that doesn't.
     """
     runs, width = observation.shape[:2]
     made = [environment.make() for environment in environments for _ in range(width)]
@@ -68,6 +70,8 @@ def evaluate(
         seed = episode_seeds[run][int(current[run, place])]
         observation[run, place], _ = made[run * width + place].reset(seed=seed)
         steps[run, place] = 0
+        if started is not None:
+            started[run, place] = True
 
     active = {(run, place) for run in range(runs) for place in range(width) if place < evaluation.episodes}
     for run, place in sorted(active):

@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import action_masks, actions, normalization, parts
+from agents import action_masks, actions, normalization, parts, recurrent
 from agents.heads import Linear
 from agents.networks import Network, Parameters, named, part
 from agents.normalization import Moments
@@ -46,6 +46,16 @@ class PolicyAndValue:
         return action_masks.without(self.observation_space)
 
     @property
+    def torsos(self) -> tuple[str, ...]:
+        """Before the names of whose parameters stands what."""
+        return ("actor.",) if self.shared else ("actor.", "critic.")
+
+    @property
+    def remembers(self) -> int:
+        """How many numbers all networks remember of each episode; 0 for those without memory."""
+        return len(self.torsos) * recurrent.remembers(self.network)
+
+    @property
     def policy(self) -> Policy:
         """That of the action space."""
         return fitting(self.action_space, self.gaussian)
@@ -53,8 +63,8 @@ class PolicyAndValue:
     def init(self, generator: torch.Generator) -> Parameters:
         """Initial parameters: `actor.` and `critic.` those of networks, `policy.` and `value.` those of heads."""
         shape = features(self.read)
-        width, torsos = self.network.width(shape), ("actor.",) if self.shared else ("actor.", "critic.")
-        parameters = {name: p for torso in torsos for name, p in named(torso, self.network.init(generator, shape)).items()}
+        width = self.network.width(shape)
+        parameters = {name: p for torso in self.torsos for name, p in named(torso, self.network.init(generator, shape)).items()}
         parameters |= named("policy.", self.policy.init(generator, width))
         return parameters | named("value.", Linear().init(generator, width, (1, self.value_loss.outputs)))
 
@@ -78,19 +88,28 @@ class PolicyAndValue:
         """Which actions stored observations [batch, …] allow, bool [batch, outputs]; None for all."""
         return action_masks.allowed(self.observation_space, self.action_space, observation)
 
-    def features(self, parameters: Parameters, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        """What the policy and what the critic reads [batch, width], of encoded observations [batch, *features]."""
-        actor = self.network(part("actor.", parameters), encoded)
-        return actor, actor if self.shared else self.network(part("critic.", parameters), encoded)
+    def features(self, parameters: Parameters, encoded: Tensor, remembered: Tensor | None = None, ended: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the policy and what the critic reads [batch, width], of encoded observations [batch, *features], and what is remembered then.
+
+        With memory a batch is sequences, one for each row of `remembered` [sequences, remembers], with the `ended` [batch] of
+        `Recurrent`; None where each is one step.
+        """
+        nets = [part(torso, parameters) for torso in self.torsos]
+        if not self.remembers:
+            read = [self.network(net, encoded) for net in nets]
+            return read[0], read[-1], None
+        ended = torch.zeros_like(encoded.flatten(1)[:, 0], dtype=torch.bool) if ended is None else ended
+        pairs = [self.network(net, encoded, each, ended) for net, each in zip(nets, remembered.chunk(len(nets), -1), strict=True)]
+        return pairs[0][0], pairs[-1][0], torch.cat([kept for _, kept in pairs], -1)
 
     def of_actions(self, parameters: Parameters, read: Tensor, allowed: Tensor | None) -> Tensor:
         """What the policy says of actions [batch, outputs] for its features [batch, width], of those that are allowed."""
         return only(self.policy(part("policy.", parameters), read), allowed)
 
-    def said(self, parameters: Parameters, moments: Moments | tuple[()], observation: Tensor) -> Tensor:
-        """What the policy says of actions [batch, outputs] for stored observations [batch, …]."""
-        actor, _ = self.features(parameters, self.encoded(moments, observation))
-        return self.of_actions(parameters, actor, self.allowed(observation))
+    def said(self, parameters: Parameters, moments: Moments | tuple[()], observation: Tensor, remembered: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the policy says of actions [batch, outputs] for stored observations [batch, …], and what is remembered then."""
+        actor, _, remembered = self.features(parameters, self.encoded(moments, observation), remembered)
+        return self.of_actions(parameters, actor, self.allowed(observation)), remembered
 
     def outputs(self, parameters: Parameters, read: Tensor) -> Tensor:
         """The critic's [batch, outputs] for its features [batch, width]."""

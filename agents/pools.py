@@ -182,6 +182,7 @@ def evaluate(
     seeds: Sequence[int],
     step: int,
     evaluation: Evaluation,
+    started: np.ndarray | None = None,
 ) -> list[list[float]]:
     """The returns of greedy episodes of every run; see `agents.evaluation.evaluate`. Every episode has a new environment with a seed of its own."""
     runs, width = observation.shape[:2]
@@ -190,6 +191,8 @@ def evaluate(
     for first in range(0, evaluation.episodes, width):
         pools = Pools(kind, environments, [[stream[first + place] for place in range(width)] for stream in streams], observation)
         pools.restart()
+        if started is not None:
+            started[...] = True
         gained, running = np.zeros(runs * width), np.tile(np.arange(first, first + width) < evaluation.episodes, runs)
         for _ in range(evaluation.max_steps):
             actions = act()

@@ -1,7 +1,8 @@
 """A population: runs of one structure whose agents, learners and memories are stacked and learn together."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def unstack(tree: Any, run: int) -> Any:
 class Population:
     """The stacked state of learning, and the programs that act and update all runs at once.
 
-    Tensors are [runs, …]. The programs are one run's pure functions under `torch.func.vmap`.
+    Tensors are [runs, …]. `observation` is what is acted on, `remembered` what policies with memory remember of the episodes so far.
+    `started` says where greedy acting begins an episode, and has to forget. The programs are one run's pure functions under `torch.func.vmap`.
     """
 
     def __init__(self, agents: Sequence[Agent], seeds: Sequence[int], num_envs: int, *, compile: bool, say: Callable[[str], None]) -> None:
@@ -53,13 +55,16 @@ class Population:
         self.refreshing = Uniforms(seeds, "refresh", (plan.refresh_uniforms,))
         self.sampling = Uniforms(seeds, "replay", (plan.update_uniforms,), np.float64)
         self.observation = torch.zeros(self.runs, num_envs, *shape, dtype=dtype)
+        self.remembers = getattr(self.structure, "remembers", 0)
+        self.remembered = torch.zeros(self.runs, num_envs, self.remembers)
+        self.started = np.zeros((self.runs, num_envs), bool)
         self.uniforms = torch.zeros(self.runs, plan.acting_uniforms)
         self.shuffle = torch.zeros(self.runs, plan.refresh_uniforms)
         self.draws = torch.zeros(self.runs, plan.update_uniforms, dtype=torch.float64)
         self.added, self.progress, self.explore = torch.zeros((), dtype=torch.float64), torch.zeros(()), torch.ones(())
         self.metrics = {}
         self._shape = (self.runs, num_envs, *self.layout["action"].shape)  # A single eager run's program leaves out the first.
-        self.words, self._uniforms, self._draws = self.memory.numpy(), self.uniforms.numpy(), self.draws.numpy()
+        self.words, self._uniforms, self._draws, self._remembered = self.memory.numpy(), self.uniforms.numpy(), self.draws.numpy(), self.remembered.numpy()
         self._added, self._progress, self._explore = self.added.numpy(), self.progress.numpy(), self.explore.numpy()
         self._compile, self._say = compile, say
 
@@ -69,10 +74,11 @@ class Population:
 
     @functools.cached_property
     def _act(self) -> Program:
-        def act(learner, hyperparameters, observation, uniforms, progress, explore):
-            return self._agent(hyperparameters).act(learner, observation, uniforms, progress, explore)
+        def act(learner, hyperparameters, observation, uniforms, *rest):
+            *remembered, progress, explore = rest
+            return self._agent(hyperparameters).act(learner, observation, uniforms, progress, explore, *remembered)
 
-        stacked = (self.learner, self.hyperparameters, self.observation, self.uniforms)
+        stacked = (self.learner, self.hyperparameters, self.observation, self.uniforms, *([self.remembered] if self.remembers else []))
         return self._program(act, stacked, (self.progress, self.explore), donate=False, compile=self._compile)
 
     @functools.cached_property
@@ -103,19 +109,38 @@ class Population:
         """Actions [runs, environments, …] for what `observation` holds, exploring with the streams' numbers there, and their probabilities."""
         self._progress[...] = progress
         self._uniforms[...] = self.exploration[position]
-        action, probability = self._act.run()
+        action, probability, *self._then = self._act.run()
         return action.numpy().reshape(self._shape), probability.numpy().reshape(self._shape[:2])
 
     def act_greedily(self, progress: float) -> np.ndarray:
-        """Actions [runs, environments, …] for what `observation` holds, without exploring."""
+        """Actions [runs, environments, …] for what `observation` holds, without exploring; forgets first where episodes have `started`."""
         self._progress[...] = progress
         self._explore[...] = 0
-        actions = self._act.run()[0].numpy().reshape(self._shape)
+        self._remembered[self.started], self.started[...] = 0, False
+        action, _, *self._then = self._act.run()
+        self._go_on()
         self._explore[...] = 1
-        return actions
+        return action.numpy().reshape(self._shape)
+
+    def _go_on(self) -> None:
+        """Remember what acting left."""
+        for remembered in self._then:
+            self._remembered[...] = remembered.numpy().reshape(self._remembered.shape)
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Within it greedy episodes may be acted in; then `observation` and `remembered` are what they were."""
+        kept = self.observation.clone(), self.remembered.clone()
+        yield
+        self.observation[...], self.remembered[...] = kept
 
     def store(self, time: int, records: np.ndarray) -> None:
-        """Keep the records [runs, environments, words] of one step, the `time`-th."""
+        """Keep the records [runs, environments, words] of one step, the `time`-th, with what was remembered before it, and go on."""
+        if self.remembers:
+            seen = records.view(self.layout)[..., 0]
+            seen["remembered"] = self._remembered
+            self._go_on()
+            self._remembered[seen["terminated"] + seen["truncated"] > 0] = 0
         self.structure.write(self.words, time, records, self.learner)
 
     def sample(self, position: int, added: int) -> None:
@@ -146,9 +171,10 @@ class Population:
         self._outputs, self._restored = None, metrics
 
     def learner_tensors(self, run: int) -> dict[str, Tensor]:
-        """One run's learner by name, sharing memory with it."""
+        """One run's learner by name, and what it remembers, sharing memory with it."""
         leaves = pytree.tree_flatten_with_path(unstack(self.learner, run))[0]
-        return {f"learner{pytree.keystr(path)}": leaf for path, leaf in leaves}
+        remembered = {"remembered": self.remembered[run]} if self.remembers else {}
+        return {f"learner{pytree.keystr(path)}": leaf for path, leaf in leaves} | remembered
 
     def load_learner(self, run: int, tensors: Mapping[str, Tensor]) -> None:
         """Write over one run's learner; raises ValueError if the tensors are of another structure."""

@@ -26,7 +26,8 @@ class Transitions(NamedTuple):
 
     `terminated` is 1 where the environment ended the episode; `truncated` where only time ran out:
     `next_observation` is then the true last observation, whose value is bootstrapped; None where the
-    rows behind tell it, see `agents.frames`. `probability` is that with which the behaviour chose the action, or its density.
+    rows behind tell it, see `agents.frames`. `probability` is that with which the behaviour chose the action, or its density. `remembered`
+    is what a policy with memory remembered before it saw `observation`; None for one without.
     """
 
     observation: Tensor
@@ -36,20 +37,23 @@ class Transitions(NamedTuple):
     truncated: Tensor
     probability: Tensor
     next_observation: Tensor | None = None
+    remembered: Tensor | None = None
 
 
-def record(shape: tuple[int, ...], dtype: torch.dtype, following: bool = True, action: tuple[tuple[int, ...], str] = ((), "int32")) -> np.dtype:
-    """The layout of one transition for observations of this shape and dtype, with the next one if `following`; every field starts on a word."""
+def record(shape: tuple[int, ...], dtype: torch.dtype, following: bool = True, action: tuple[tuple[int, ...], str] = ((), "int32"), remembers: int = 0) -> np.dtype:
+    """The layout of one transition for observations of this shape and dtype, with the next one if `following`, and so many numbers remembered; every field starts on a word."""
     observation, number = np.dtype((str(dtype).removeprefix("torch."), shape)), np.dtype("float32")
-    formats = [observation, np.dtype(action[::-1]), number, number, number, number] + [observation] * following
-    sizes = [-(-field.itemsize // WORD) * WORD for field in formats]
+    fields = dict(zip(Transitions._fields, (observation, np.dtype(action[::-1]), number, number, number, number), strict=False))
+    fields |= {"next_observation": observation} if following else {}
+    fields |= {"remembered": np.dtype(("float32", (remembers,)))} if remembers else {}
+    sizes = [-(-field.itemsize // WORD) * WORD for field in fields.values()]
     offsets = [sum(sizes[:index]) for index in range(len(sizes))]
-    return np.dtype({"names": Transitions._fields[: len(formats)], "formats": formats, "offsets": offsets, "itemsize": sum(sizes)})
+    return np.dtype({"names": list(fields), "formats": list(fields.values()), "offsets": offsets, "itemsize": sum(sizes)})
 
 
 def decode(words: Tensor, layout: np.dtype) -> Transitions:
     """The fields of records [..., words]."""
-    seen = Transitions(*(decode_field(words, layout, name) for name in layout.names))
+    seen = Transitions(**{name: decode_field(words, layout, name) for name in layout.names})
     return seen if seen.action.is_floating_point() else seen._replace(action=seen.action.long())
 
 

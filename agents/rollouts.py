@@ -7,18 +7,23 @@ from torch import Tensor
 from agents.agent import Plan
 
 
-def plan(num_envs: int, rollout: int, epochs: int, minibatches: int, *, acting: int, refreshing: int = 0, updating: int = 0) -> Plan:
+def plan(num_envs: int, rollout: int, epochs: int, minibatches: int, *, acting: int, refreshing: int = 0, updating: int = 0, sequence: int = 1) -> Plan:
     """What learning from rollouts of so many steps needs, with uniform random numbers for acting, for one more thing when returns are made, and for updates.
 
-    Raises ValueError where a rollout can't be shared between minibatches.
+    Raises ValueError where a rollout can't be shared between minibatches, in sequences of so many steps.
     """
     records = rollout * num_envs
+    if rollout % sequence:
+        raise ValueError(f"agent.sequence {sequence} must divide agent.rollout {rollout}")
+    if records // sequence % minibatches and sequence > 1:
+        sequences = f"the {records // sequence} sequences of a rollout, agent.rollout {rollout} times num_envs {num_envs} through agent.sequence {sequence}"
+        raise ValueError(f"agent.minibatches {minibatches} must divide {sequences}")
     if records % minibatches:
         raise ValueError(f"agent.minibatches {minibatches} must divide the {records} transitions of a rollout, agent.rollout {rollout} times num_envs {num_envs}")
     return Plan(
         length=rollout,
         acting_uniforms=acting,
-        refresh_uniforms=epochs * records + refreshing,
+        refresh_uniforms=epochs * (records // sequence) + refreshing,
         update_uniforms=updating,
         learning_starts=0,
         update_every=records,
@@ -37,6 +42,12 @@ def no_order(slots: int, epochs: int, minibatches: int) -> Tensor:
     return torch.zeros(epochs * minibatches, slots // minibatches, dtype=torch.long)
 
 
-def orders(uniforms: Tensor, epochs: int, minibatches: int) -> Tensor:
-    """Which records each minibatch holds [epochs · minibatches, records of each], every record once an epoch, from uniforms [epochs · records]."""
-    return uniforms.unflatten(0, (epochs, -1)).argsort(-1).reshape(epochs * minibatches, -1)
+def orders(uniforms: Tensor, epochs: int, minibatches: int, sequence: int = 1) -> Tensor:
+    """Which records each minibatch holds [epochs · minibatches, records of each], every record once an epoch.
+
+    They come in whole sequences of so many steps, in an order by uniforms [epochs · records / sequence].
+    """
+    order = uniforms.unflatten(0, (epochs, -1)).argsort(-1)
+    if sequence > 1:
+        order = order[..., None] * sequence + torch.arange(sequence, device=order.device)
+    return order.reshape(epochs * minibatches, -1)

@@ -202,11 +202,10 @@ class Training:
         progress = self.step / self.settings.total_steps
 
         seeds = [run.seed for run in self.runs]
-        observation = self.episodes.observation
-        training = observation.copy()
         environments = [run.environment for run in self.runs]
-        self.evaluation_returns = self.backend.evaluate(lambda: self.population.act_greedily(progress), environments, observation, seeds, self.step, self.settings.evaluation)
-        observation[...] = training
+        played = environments, self.episodes.observation, seeds, self.step, self.settings.evaluation
+        with self.population.undisturbed():
+            self.evaluation_returns = self.backend.evaluate(lambda: self.population.act_greedily(progress), *played, started=self.population.started)
         for log, returns in zip(self.logs, self.evaluation_returns, strict=True):
             if log:
                 log.scalars(self.step, {f"evaluation/return_{name}": number for name, number in summary(returns).items()})

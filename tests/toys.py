@@ -93,6 +93,26 @@ class Arms(gymnasium.Env):
         return observation, reward, not self.left, False, info
 
 
+class Cue(gymnasium.Env):
+    """Say at the last of `length` steps what was shown at the first, 0 or 1, for a reward of 1: whoever forgets gets ½. What is said before doesn't count."""
+
+    def __init__(self, length: int = 4) -> None:
+        self.observation_space, self.action_space, self.length = spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2), length
+
+    def _observation(self):
+        return np.array([0.0 if self.count else 2 * self.cue - 1, self.count == self.length - 1], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.cue, self.count = int(self.np_random.integers(2)), 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.count += 1
+        over = self.count == self.length
+        return self._observation(), float(over and action == self.cue), over, False, {}
+
+
 class Counting(gymnasium.Env):
     """Observes the number of steps taken in the episode, reward 1 each step, and ends as told after `length` steps."""
 
@@ -235,6 +255,6 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Match, Faint, Arms, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Regulator, Bandit, Broken):
+for toy in (Identity, Match, Faint, Arms, Cue, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Regulator, Bandit, Broken):
     limit = {Identity: 10, Match: 10, Faint: 10, Chain: 50, Regulator: 5}.get(toy)
     gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps=limit)
