@@ -111,7 +111,7 @@ def sequences(memory: Tensor, drawn: Drawn, added: Tensor, layout: np.dtype, dis
     """Sequences of `length` rows from each drawn one on, flat [length · batch], time first; cut before rows that are masked."""
     found = window(memory, drawn, length, added, layout, count)
     observation, usable = found.observation(found.place, layout), found.usable
-    fields = (field[:, :length] for field in found.seen._replace(observation=observation)[:-1])
+    fields = (field[:, :length] for field in found.seen._replace(observation=observation) if field is not None)
     now = Transitions(*(field.transpose(0, 1).flatten(0, 1) for field in fields))
     following = observation[:, 1:].transpose(0, 1).flatten(0, 1)
     mask = usable.T.flatten()

@@ -12,8 +12,9 @@ from agents.replay import Drawn, PrioritizedReplay, UniformReplay, decode, memor
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((4,), torch.float32), ((), torch.int32), ((5, 3), torch.uint8), ((), torch.float32), ((2, 2), torch.float32)])
-def test_records_come_back_bit_by_bit(shape, dtype):
-    layout = record(shape, dtype)
+@pytest.mark.parametrize("remembers", [0, 3])
+def test_records_come_back_bit_by_bit(shape, dtype, remembers):
+    layout = record(shape, dtype, remembers=remembers)
     replay, rng = UniformReplay(6), np.random.default_rng(0)
     kept = memory(2, 3, replay.capacity // 3, layout)
     records = np.zeros((2, 3), layout)
@@ -22,8 +23,8 @@ def test_records_come_back_bit_by_bit(shape, dtype):
     replay.write(kept.numpy(), 1, records.view(np.int32).reshape(2, 3, -1), ())
     for run in range(2):
         batch = decode(kept[run, torch.tensor([2, 0, 0]), 1], layout)
-        for name, field in batch._asdict().items():
-            assert np.array_equal(field.numpy(), records[name][run][[2, 0, 0]]), name
+        for name in layout.names:
+            assert np.array_equal(getattr(batch, name).numpy(), records[name][run][[2, 0, 0]]), name
         assert batch.observation.dtype == dtype and batch.action.dtype == torch.int64
 
 
