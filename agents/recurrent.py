@@ -8,7 +8,6 @@ from torch import Tensor
 from agents.networks import MLP, Network, Parameters, linear, named, part, uniform
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
-from rlloss.numbers import once
 
 
 class Cell(Protocol):
@@ -64,7 +63,7 @@ class GRU:
         """Features h [batch, units], and h."""
         (r, z, n), (hidden_r, hidden_z, hidden_n) = (each.chunk(3, -1) for each in (read, _layer(parameters, "hidden", remembered)))
         z = torch.sigmoid(z + hidden_z)
-        h = once((1 - z) * torch.tanh(n + torch.sigmoid(r + hidden_r) * hidden_n) + z * remembered)
+        h = (1 - z) * torch.tanh(n + torch.sigmoid(r + hidden_r) * hidden_n) + z * remembered
         return h, h
 
 
@@ -102,8 +101,8 @@ class LSTM:
         """Features h [batch, units], and m and h."""
         m, h = remembered.chunk(2, -1)
         i, f, g, o = (read + _layer(parameters, "hidden", h)).chunk(4, -1)
-        m = once(torch.sigmoid(f) * m + torch.sigmoid(i) * torch.tanh(g))
-        h = once(torch.sigmoid(o) * torch.tanh(m))
+        m = torch.sigmoid(f) * m + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(m)
         return h, torch.cat([m, h], -1)
 
 
@@ -172,7 +171,7 @@ class Recurrent:
         features, ends = [], ended.unflatten(0, shape).unbind(1)
         for step, gates in enumerate(read):
             if step:
-                remembered = once(torch.where(ends[step - 1][:, None], 0.0, remembered))  # Not a product: nothing that was remembered may show.
+                remembered = torch.where(ends[step - 1][:, None], 0.0, remembered)  # Not a product: nothing that was remembered may show.
             h, remembered = self.cell(cell, gates, remembered)
             features.append(h)
         return torch.stack(features, 1).flatten(0, 1), remembered

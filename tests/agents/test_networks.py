@@ -13,6 +13,7 @@ from agents.config import Builder, config_directory, locate
 from agents.heads import Dueling, Noisy
 from agents.networks import MLP
 from agents.population import stack
+from agents.recurrent import LSTM, Recurrent
 
 
 def seeded(number=0):
@@ -78,4 +79,6 @@ def test_perceptrons_train_the_same_alone_and_together(network, compile):
 def test_every_choice_can_be_made_and_has_pythons_defaults(group, choice):
     node = OmegaConf.to_container(OmegaConf.load(config_directory() / group / f"{choice}.yaml"))
     made = Builder({group: node}).build(group)
-    assert made == {"noisy_dueling": Dueling(Noisy()), "layer_norm_mlp": MLP(layer_norm=True), "wide_mlp": MLP((256, 256)), "tanh_mlp": MLP(activation="tanh")}.get(choice, locate(node["_target_"], group)())
+    named = {"noisy_dueling": Dueling(Noisy()), "layer_norm_mlp": MLP(layer_norm=True), "wide_mlp": MLP((256, 256))}
+    named |= {"tanh_mlp": MLP(activation="tanh"), "lstm": Recurrent(LSTM())}
+    assert made == named.get(choice, locate(node["_target_"], group)())
