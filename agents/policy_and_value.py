@@ -99,8 +99,10 @@ class PolicyAndValue:
             read = [self.network(net, encoded) for net in nets]
             return read[0], read[-1], None
         ended = torch.zeros_like(encoded.flatten(1)[:, 0], dtype=torch.bool) if ended is None else ended
-        pairs = [self.network(net, encoded, each, ended) for net, each in zip(nets, remembered.chunk(len(nets), -1), strict=True)]
-        return pairs[0][0], pairs[-1][0], torch.cat([kept for _, kept in pairs], -1)
+        # Side by side, since steps one after the other make a program long.
+        stacked, each = {name: torch.stack([net[name] for net in nets]) for name in nets[0]}, remembered.unflatten(-1, (len(nets), -1))
+        read, kept = torch.func.vmap(self.network, (0, None, 1, None), (0, 1))(stacked, encoded, each, ended)
+        return read[0], read[-1], kept.flatten(1)
 
     def of_actions(self, parameters: Parameters, read: Tensor, allowed: Tensor | None) -> Tensor:
         """What the policy says of actions [batch, outputs] for its features [batch, width], of those that are allowed."""
