@@ -377,6 +377,8 @@ def test_imitation_learns_with_memory(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["agent=sac"], "network Recurrent is recurrent, but SoftActorCritic keeps no memory"),
+        (["agent=td3", "env=pendulum"], "network Recurrent is recurrent, but DeterministicActorCritic keeps no memory"),
         (["agent=dqn"], "network Recurrent is recurrent, but DQN keeps no memory from step to step; choose network=mlp, or agent=ppo or a2c"),
         (["agent=pqn"], "network Recurrent is recurrent, but PQN keeps no memory"),
         (["agent=ppo", "agent.sequence=0"], "agent.sequence must be at least 1"),
