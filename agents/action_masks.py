@@ -63,6 +63,12 @@ def check(space: spaces.Space, action_space: spaces.Space) -> None:
         raise ValueError(f"the observation's {KEY} has {size(space[KEY])} entries, but there are {sum(counts(action_space))} actions")
 
 
+def refuse(agent: str, space: spaces.Space) -> None:
+    """Raise ValueError if an agent of this name, which obeys no mask, would get one."""
+    if carries(space):
+        raise ValueError(f"observations carry an {KEY}, which {agent} doesn't obey; leave it out, or choose another agent, such as dqn or ppo")
+
+
 def without(space: spaces.Space) -> spaces.Space:
     """The space of observations without their mask, which is no feature: that of what is left where that is one thing."""
     if not carries(space):

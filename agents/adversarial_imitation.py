@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from agents import actions, recurrent
+from agents import action_masks, actions, recurrent
 from agents.actor_critic import ActorCritic, ActorCriticState
 from agents.agent import Metrics, Plan
 from agents.demonstrations import Demonstrations
@@ -55,6 +55,7 @@ class GAIL:
     def __post_init__(self) -> None:
         self.demonstrations.check(self.observation_space, self.action_space)
         recurrent.refuse("GAIL's discriminator", self.network)
+        action_masks.refuse("GAIL's discriminator", self.observation_space)
         self.network.width(self.width)  # Refuses what it can't read.
         two = torch.zeros(2, 2)
         if self.classification(two, two + 0.5).shape != two.shape:

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import actions, parts, recurrent
+from agents import action_masks, actions, parts, recurrent
 from agents.agent import Metrics, Plan
 from agents.frames import Frames
 from agents.heads import Linear
@@ -159,6 +159,7 @@ class Cloning:
         storage(self.observation_space)
         actions.storage(self.action_space)
         recurrent.refuse("Cloning", self.network)
+        action_masks.refuse("Cloning", self.observation_space)
         self.network.width(features(self.observation_space))  # Refuses observations that it can't read.
         for name, low in {"batch_size": 1, "learning_starts": 0, "update_every": 1, "updates_per_step": 1}.items():
             in_range(name, getattr(self, name), low)

@@ -97,7 +97,7 @@ class Critics:
 
             J = Σₖ (1/n Σ w·ℓ(Qₖ(s, a), y) + Σⱼ λⱼΩⱼ)
 
-        Every critic learns as it would alone. Errors told are mean magnitudes over critics, values are means.
+        Every critic has the gradient that it would have alone. Errors told are mean magnitudes over critics, values are means.
         """
         inputs = self.inputs(batch.observation, batch.action)
         reads_next = any("next_features" in regularizer.needs for regularizer in self.regularizers.values())

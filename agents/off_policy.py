@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import batches, parts, recurrent
+from agents import action_masks, batches, parts, recurrent
 from agents.action_values import Expectation
 from agents.agent import Metrics, Plan
 from agents.batches import Batch
@@ -30,6 +30,7 @@ def check(agent: Any) -> None:
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
         raise ValueError(f"{name} chooses numbers between bounds, which {space} doesn't have for all of them; wrap the environment")
     storage(agent.observation_space)
+    action_masks.refuse(name, agent.observation_space)
     recurrent.refuse(name, agent.network)
     agent.network.width(features(agent.observation_space))  # Refuses observations that it can't read.
     agent.action_values.check(name)

@@ -59,7 +59,7 @@ class SoftActorCritic:
     α is what `temperature` says, with a loss of its own where it is learned. R and D are of `steps` rewards; entropy is counted at s′
     alone, not along the way. Discrete actions are summed over in y and in the actor's loss, not drawn; Box actions are normal numbers
     squashed by tanh between their bounds. Critics move first, and the actor sees them moved. The weights w are prioritized replay's.
-    With distributional heads the target is made of the critic whose value is the lowest.
+    With distributional heads the target is made of the critic whose value is the lowest. A weight decay of the optimizer pulls log α to 0 too.
 
     Source: Haarnoja et al., Soft actor-critic algorithms and applications, arXiv 1812.05905; Discrete: Christodoulou, arXiv 1910.07207.
     """
@@ -151,7 +151,11 @@ class SoftActorCritic:
 
         state, value_loss, metrics = off_policy.step(self, state, batch, make_target, following.action, progress)
         gradient, told = self._actor_gradient(state.actor, state.critics, value_loss, batch, of_now)
-        gradient, metrics["gradient/policy_norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
+        # The temperature's gradient is no part of the policy's.
+        of_temperature = {name: g for name, g in gradient.items() if name.startswith("temperature.")}
+        of_policy = {name: g for name, g in gradient.items() if name not in of_temperature}
+        of_policy, metrics["gradient/policy_norm"] = clip_by_global_norm(of_policy, self.max_gradient_norm)
+        gradient = {name: (of_policy | of_temperature)[name] for name in gradient}
         actor, optimizer = self.optimizer.step(state.actor, gradient, state.actor_optimizer, progress)
         metrics |= told | {"loss/total": metrics["loss/total"] + told["loss/total"]}
         tracked = self.target_network.track(state.target_critics, state.critics)

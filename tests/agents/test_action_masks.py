@@ -177,3 +177,9 @@ def test_a_mask_of_another_size_is_refused():
     agent = build(small_config()).agent
     with pytest.raises(ValueError, match="the observation's action_mask has 3 entries, but there are 4 actions"):
         dataclasses.replace(agent, observation_space=space, action_space=spaces.Discrete(4))
+
+
+@pytest.mark.parametrize("agent", ["sac", "cloning"])
+def test_agents_that_obey_no_mask_refuse_it(agent):
+    with pytest.raises(ConfigError, match=r"observations carry an action_mask, which \w+ doesn't obey"):
+        build(compose([f"agent={agent}", "env=taxi", "+env/wrapper=action_mask", "env.backend=gymnasium"]))

@@ -214,7 +214,7 @@ def test_ctrl_c_in_a_sweep_says_what_was_not_started(tmp_path):
 
 
 def test_ctrl_c_in_the_last_evaluation_of_a_complete_run(train, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **more):
         os.kill(os.getpid(), signal.SIGINT)
         return [[1.0, 1.0]]
 
