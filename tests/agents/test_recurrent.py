@@ -309,6 +309,8 @@ def test_training_is_not_disturbed_by_evaluations():
 @pytest.mark.parametrize("backend", ["gymnasium", "envpool"])
 def test_every_greedy_episode_begins_without_memory(backend):
     """Each action is that of the policy which has seen this episode alone, and what is remembered is what it remembers."""
+    if backend == "envpool":
+        pytest.importorskip("envpool")
     run = build(compose(["agent=ppo", "network=gru", "env=cartpole", f"env.backend={backend}", *SMALL]))
     population, told = acted([run], 3), []
     training = population.observation.clone(), population.remembered.clone()
