@@ -176,7 +176,7 @@ class C51(Categorical):
         probabilities = once(wide(following).softmax(0))
         returns = reward + discount * self.support(probabilities).reshape(-1, *[1] * discount.ndim)
         position, bins = once(self.position(returns)), counted(self.bins, probabilities)
-        return once((probabilities * (1 - (position - bins).abs()).relu()).sum(1)).movedim(0, -1).detach()
+        return trailing((probabilities * (1 - (position - bins).abs()).relu()).sum(1)).detach()
 
     def position(self, returns: Tensor) -> Tensor:
         """Where returns [...] lie among the bins, from 0 to bins − 1 and linear between neighbours."""
