@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from agents import substitutions
 from agents.recorder import Recorder
 
 # Two numbers of runs to trace with, and the number that the compiler takes for usual.
@@ -117,7 +118,7 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, 
         with recorder:
             outputs = flat(*recorder.inputs)
         recorder.outputs(outputs)
-        package = cache_directory() / f"{recorder.key(Path(__file__).read_bytes())}.pt2"
+        package = cache_directory() / f"{recorder.key(Path(__file__).read_bytes() + Path(substitutions.__file__).read_bytes())}.pt2"
         if not package.exists():
             say(f"compiling {name} ({recorder.operations} operations), once for this structure …")
             started = time.perf_counter()
@@ -191,7 +192,7 @@ def _for_any_runs(flat: Callable, imagine: Callable[[int], list[Tensor]], trial:
                 leaves[index] = leaf
             return flat(*leaves)
 
-        return make_fx(reduced)(*(everything[index] for index in used))
+        return make_fx(reduced, substitutions.Substitutions(everything).table)(*(everything[index] for index in used))
 
     graph, other = (traced(runs) for runs in TRACED_RUNS)
     twins = dict(zip(graph.graph.nodes, other.graph.nodes, strict=True))

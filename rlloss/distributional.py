@@ -258,10 +258,11 @@ class QuantileHuber:
         tau = (counted(self.quantiles, error[0]) + 0.5) / self.quantiles
         kappa = like(outputs, self.kappa)
         clipped = error.clamp(-kappa, kappa)
-        slope = torch.where(error < 0, 1 - tau, tau) * clipped
-        # H(u) = c·(u − ½c), whose slope is c: one pass makes both sums, that of the loss and that of its gradient.
+        # |τ − 1[u < 0]|·c = ½(c + (2τ − 1)|c|) takes no comparison, and H(u) = c·(u − ½c), whose slope is c:
+        # one pass makes both sums, that of the loss and that of its gradient.
+        slope = clipped + (2 * tau - 1) * clipped.abs()
         loss, gradient = (slope * (error - 0.5 * clipped)).mean(1), -slope.mean(1)
-        return with_gradient(once(loss).sum(0) / kappa, outputs, trailing(gradient) / kappa)
+        return with_gradient(once(loss).sum(0) / (2 * kappa), outputs, trailing(gradient) / (2 * kappa))
 
 
 def two_hot(value: Tensor, support: Tensor) -> Tensor:

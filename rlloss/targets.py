@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlloss.checks import in_range, same_shape
 from rlloss.frozen import frozen
-from rlloss.numbers import like, only, times
+from rlloss.numbers import like, once, only, times
 from rlloss.value_losses import ValueLoss
 
 Outputs = Callable[[], Tensor]
@@ -262,7 +262,7 @@ def action_outputs(outputs: Tensor, action: Tensor) -> Tensor:
     if outputs.shape[1] > FEW:
         index = action[:, None, None].expand(-1, 1, outputs.shape[-1])
         return outputs.gather(1, index).squeeze(1)
-    chosen = outputs[:, 0]
+    chosen, action = outputs[:, 0], once(action) if outputs.shape[-1] > 1 else action
     for index in range(1, outputs.shape[1]):
         chosen = torch.where(action[:, None] == index, outputs[:, index], chosen)
     return chosen
