@@ -14,7 +14,6 @@ from torch.utils import _pytree as pytree
 from agents import actions, parts, rollouts
 from agents.action_values import report
 from agents.agent import Metrics, Plan
-from agents.frames import Frames
 from agents.networks import MLP, Network, Parameters
 from agents.normalization import Moments
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
@@ -118,8 +117,6 @@ class ActorCritic:
     regularizers: dict[str, Regularizer] = field(default_factory=lambda: {"entropy": EntropyBonus(0.01)})
 
     def __post_init__(self) -> None:
-        if isinstance(self.observation_space, Frames):
-            raise ValueError("ActorCritic keeps whole observations; set env.frame_stack=1, and with env.backend=gymnasium stack by +env/wrapper=frame_stack")
         self.networks.check()
         in_range("discount", self.discount, 0, 1)
         for name in ("rollout", "sequence", "epochs", "minibatches"):

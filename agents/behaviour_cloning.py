@@ -11,7 +11,6 @@ from torch import Tensor
 
 from agents import action_masks, actions, parts, recurrent
 from agents.agent import Metrics, Plan
-from agents.frames import Frames
 from agents.heads import Linear
 from agents.networks import MLP, Network, Parameters, named, part
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
@@ -154,8 +153,6 @@ class Cloning:
     imitates = True  # It makes no sense of actions of its own.
 
     def __post_init__(self) -> None:
-        if isinstance(self.observation_space, Frames):
-            raise ValueError("Cloning keeps whole observations; set env.frame_stack=1, and stack by +env/wrapper=frame_stack")
         storage(self.observation_space)
         actions.storage(self.action_space)
         recurrent.refuse("Cloning", self.network)

@@ -1,4 +1,4 @@
-"""Observations of several frames, each of which is stored once: memory keeps a row's newest frame, batches stack the rows before it.
+"""Observations of several frames. DQN stores each frame once: memory keeps a row's newest frame, batches stack the rows before it.
 
 What follows a row in its ring is then also its next observation. The true last frame of an episode that was
 cut is stored nowhere, so nothing is learned from the step to it.

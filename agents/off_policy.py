@@ -12,7 +12,6 @@ from agents import action_masks, batches, parts, recurrent
 from agents.action_values import Expectation
 from agents.agent import Metrics, Plan
 from agents.batches import Batch
-from agents.frames import Frames
 from agents.optimizers import clip_by_global_norm
 from agents.replay import Drawn
 from agents.spaces import features, storage
@@ -25,8 +24,6 @@ MakeTarget = Callable[[Any, ValueLoss | Expectation], Tensor]
 def check(agent: Any) -> None:
     """Raise ValueError where such an agent's spaces, network or numbers make no sense."""
     name, space = type(agent).__name__, agent.action_space
-    if isinstance(agent.observation_space, Frames):
-        raise ValueError(f"{name} keeps whole observations; set env.frame_stack=1, and with env.backend=gymnasium stack by +env/wrapper=frame_stack")
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
         raise ValueError(f"{name} chooses numbers between bounds, which {space} doesn't have for all of them; wrap the environment")
     storage(agent.observation_space)

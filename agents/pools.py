@@ -106,6 +106,7 @@ class PoolEpisodes:
         shape = observation.shape[:2]
         self.pools = Pools(kind, environments, [[EpisodeSeeds(seed, "episodes", number)[0] for number in range(shape[1])] for seed in seeds], observation)
         self.observation, self.records = observation, np.zeros(shape, layout)
+        self.whole = "next_observation" in layout.names  # Else records hold the newest of stacked frames alone.
         self.words = self.records.view(np.int32).reshape(*shape, -1)
         self.returns, self.lengths, self.over = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
         self.actions, self.taken = np.zeros((1024, *shape, *layout["action"].shape), layout["action"].base), 0
@@ -118,8 +119,7 @@ class PoolEpisodes:
         """Take actions [runs, environments, …], as they are stored, chosen with these probabilities; returns the episodes that ended."""
         records, shape = self.records, self.records.shape
         records["action"], records["probability"] = actions, probabilities
-        # Of stacked frames records hold the newest alone.
-        records["observation"] = self.observation[:, :, -1] if self.pools.stacked else self.observation
+        records["observation"] = self.observation if self.whole else self.observation[:, :, -1]
         if self.taken == len(self.actions):
             self.actions = np.concatenate([self.actions, np.zeros_like(self.actions)])
         self.actions[self.taken] = records["action"]
@@ -127,7 +127,7 @@ class PoolEpisodes:
         self.taken += 1
         for name, field in zip(("reward", "terminated", "truncated"), taken, strict=True):
             records[name] = field.reshape(shape)
-        if not self.pools.stacked:
+        if self.whole:
             records["next_observation"] = self.observation
         self.over = (records["terminated"] != 0) | (records["truncated"] != 0)
         self.returns += records["reward"]

@@ -14,7 +14,6 @@ from agents.action_values import ActionValues, noise_of_passes, report
 from agents.agent import Metrics, Plan
 from agents.batches import Batch
 from agents.exploration import EpsilonGreedy, Exploration
-from agents.frames import Frames
 from agents.heads import Head, Linear
 from agents.networks import MLP, Network, Parameters
 from agents.optimizers import Adam, Optimizer, clip_by_global_norm
@@ -73,8 +72,6 @@ class PQN:
 
     def __post_init__(self) -> None:
         self.action_values.check("PQN", self.exploration, self.target)
-        if isinstance(self.observation_space, Frames):
-            raise ValueError("PQN keeps whole observations; set env.frame_stack=1, and with env.backend=gymnasium stack by +env/wrapper=frame_stack")
         in_range("discount", self.discount, 0, 1)
         in_range("rollout", self.rollout, 2)
         in_range("epochs", self.epochs, 1)

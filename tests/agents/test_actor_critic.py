@@ -268,7 +268,6 @@ def test_linear_to_nothing_is_one_word(tmp_path):
         (["agent.gaussian.deviation=0"], "agent.gaussian.deviation must be greater than 0"),
         (["loss/regularizer=[cql]"], "regularizers.cql needs action_values, which ActorCritic doesn't have"),
         (["+loss.regularizer.policy._target_=rlloss.L2"], "regularizers.policy would take the place of loss/policy"),
-        (["env.frame_stack=2"], "ActorCritic keeps whole observations"),
         (["agent.target_kl=0"], "agent.target_kl must be greater than 0"),
         (["agent.clip_schedule.end=0", "loss/policy=policy_gradient"], "agent.clip_schedule has nothing to narrow: policy_loss PolicyGradient has no range"),
         (["agent.clip_values=true", "loss/value=gaussian_nll"], "agent.clip_values needs a value loss with one output, such as mse or huber, but GaussianNLL is none"),

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from agents import rollouts
 from agents.backends import BACKENDS
-from agents.config import ConfigError, build
+from agents.config import ConfigError, build, compose
 from agents.environments import Environment
 from agents.pool_kinds import Atari
-from agents.replay import record
+from agents.replay import decode, record
+from agents.training import train
 from tests.conftest import small_config
 
 vector_env = pytest.importorskip("ale_py.vector_env")
@@ -71,6 +73,25 @@ def test_a_run_goes_on_exactly_where_it_was_and_is_the_same_alone():
     for seed in range(40):
         (_, *one), (_, *other) = (step(each, np.random.default_rng(seed)) for each in (together, resumed))
         assert one[0] == other[0] and all(np.array_equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+
+
+@pytest.mark.parametrize("agent", ["pqn", "ppo"])
+def test_agents_that_keep_whole_stacks_are_shown_them(agent, monkeypatch):
+    """What follows a step is what was acted on next, or what ended the episode; the oldest frame of it is the second oldest of before."""
+    words = ["num_envs=2", "agent.rollout=16", "agent.minibatches=2", "agent.epochs=1", "total_steps=32", "evaluation.episodes=1", "evaluation.max_steps=5"]
+    small = [f"{'' if name in ('repeat_action_probability', 'noop_max') else '+'}env.arguments.{name}={value}" for name, value in (ARGUMENTS | {"img_height": 36, "img_width": 36}).items()]
+    run = build(compose([f"agent={agent}", "env=atari_breakout", "network=nature_cnn", "network.dense=8", "network.filters=[2,2,2]", *small, *words]))
+    written = []
+    monkeypatch.setattr(type(run.agent), "write", lambda self, memory, time, records, state: (written.append(records.copy()), rollouts.write(memory, time, records)))
+    (result,) = train([run], compile=False)
+    assert result.updates == 2
+    records = decode(torch.from_numpy(np.stack(written)[:, 0]), run.agent.layout)
+    over = ((records.terminated + records.truncated) > 0)[:-1]
+    assert over.sum() == 2 and records.observation.shape == (16, 2, 4, 36, 36)
+    assert torch.equal(records.next_observation[:, :, :-1], records.observation[:, :, 1:])
+    assert torch.equal(records.next_observation[:-1][~over], records.observation[1:][~over])
+    first = records.observation[1:][over]
+    assert torch.equal(first, first[:, :1].expand_as(first)) and not torch.equal(first, records.next_observation[:-1][over])
 
 
 def test_an_id_means_what_it_means_in_gymnasium():

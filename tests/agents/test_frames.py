@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch.utils import _pytree as pytree
 
 from agents import frames
-from agents.config import ConfigError, build
+from agents.config import ConfigError, build, compose
 from agents.environments import Environment, Episodes
 from agents.frames import Frames
 from agents.population import stack, unstack
@@ -212,6 +213,21 @@ def test_a_run_among_others_is_the_run_alone(small_run, words):
     assert alone.evaluation_returns == together[1].evaluation_returns
     for name, parameter in alone.learner.parameters.items():
         torch.testing.assert_close(together[1].learner.parameters[name], parameter, rtol=1e-4, atol=1e-6)
+
+
+WHOLE = {
+    "pqn": ["agent=pqn", "agent.rollout=8", "agent.minibatches=2", "num_envs=2"],
+    "ppo": ["agent=ppo", "agent.rollout=8", "agent.minibatches=2", "num_envs=2"],
+    "sac": ["agent=sac", "agent.batch_size=16", "agent.learning_starts=50", "agent.replay.capacity=100", "total_steps=80"],
+}
+
+
+@pytest.mark.parametrize("agent", WHOLE)
+def test_agents_that_keep_whole_stacks_learn_what_they_do_with_gymnasiums_wrapper(agent):
+    words = ["total_steps=160", "network.hidden=[16]", "evaluation.episodes=2", "compile=false", *WHOLE[agent]]
+    ours, theirs = (train([build(compose([*words, *stacked]))])[0] for stacked in (["env.frame_stack=4"], ["+env/wrapper=frame_stack", "+env.wrappers.frame_stack.padding_type=reset"]))
+    assert ours.updates and ours.evaluation_returns == theirs.evaluation_returns
+    assert all(torch.equal(one, other) for one, other in zip(pytree.tree_leaves(ours.learner), pytree.tree_leaves(theirs.learner), strict=True))
 
 
 @pytest.mark.parametrize(

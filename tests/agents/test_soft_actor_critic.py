@@ -294,7 +294,6 @@ def test_the_agent_in_python_is_the_one_on_the_command_line():
     ("words", "message"),
     [
         (["env.id=tests.toys:Match-v0", "+env.arguments.kind=multi_binary"], r"SoftActorCritic needs Box or Discrete actions, but this environment has MultiBinary\(2\)"),
-        (["env.frame_stack=2"], "SoftActorCritic keeps whole observations"),
         (["loss/target=retrace", "agent.steps=3"], "loss.target is not read by agents.soft_actor_critic.SoftActorCritic"),
         (["env=pendulum", "loss/regularizer=[cql]"], "regularizers.cql needs action_values, which SoftActorCritic doesn't have"),
         (["loss/regularizer=[entropy]"], "regularizers.entropy needs entropy, which SoftActorCritic doesn't have"),
