@@ -1,5 +1,6 @@
 """Action masks: which actions a state allows, said by an environment, kept with its observations, obeyed by agents."""
 
+import math
 from collections import OrderedDict
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.spaces import size, storage
+from agents.spaces import split, unpacked
 
 KEY = "action_mask"
 
@@ -59,8 +60,8 @@ def carries(space: spaces.Space) -> bool:
 
 def check(space: spaces.Space, action_space: spaces.Space) -> None:
     """Raise ValueError where observations carry a mask that doesn't fit the actions."""
-    if carries(space) and size(space[KEY]) != sum(counts(action_space)):
-        raise ValueError(f"the observation's {KEY} has {size(space[KEY])} entries, but there are {sum(counts(action_space))} actions")
+    if carries(space) and (entries := math.prod(space[KEY].shape)) != (expected := sum(counts(action_space))):
+        raise ValueError(f"the observation's {KEY} has {entries} entries, but there are {expected} actions")
 
 
 def refuse(agent: str, space: spaces.Space) -> None:
@@ -78,15 +79,15 @@ def without(space: spaces.Space) -> spaces.Space:
 
 
 def _taken_apart(space: spaces.Dict, observation: Tensor) -> dict[str, Tensor]:
-    return dict(zip(space.keys(), observation.split([size(part) for part in space.values()], 1), strict=True))
+    return dict(zip(space.keys(), split(space, observation), strict=True))
 
 
 def observed(space: spaces.Space, observation: Tensor) -> Tensor:
     """Stored observations [batch, …] without their mask, as those of the space `without` it."""
     if not carries(space):
         return observation
-    left = [numbers for key, numbers in _taken_apart(space, observation).items() if key != KEY]
-    return torch.cat(left, 1).reshape(len(observation), *storage(without(space))[0])
+    left = [packed for key, packed in _taken_apart(space, observation).items() if key != KEY]
+    return unpacked(without(space), torch.cat(left, 1))
 
 
 def allowed(space: spaces.Space, action_space: spaces.Space, observation: Tensor) -> Tensor | None:
@@ -96,5 +97,5 @@ def allowed(space: spaces.Space, action_space: spaces.Space, observation: Tensor
     """
     if not carries(space):
         return None
-    mask = _taken_apart(space, observation)[KEY] > 0
+    mask = unpacked(space[KEY], _taken_apart(space, observation)[KEY]).flatten(1) > 0
     return torch.cat([part | ~part.any(-1, keepdim=True) for part in mask.split(counts(action_space), -1)], -1)

@@ -61,6 +61,9 @@ class Demonstrations:
         for name, space in zip(SPACES, (observation_space, action_space), strict=True):
             if self.spaces[name] != str(space):
                 raise ValueError(f"{self.source} was recorded with {name.replace('_', ' ')} {self.spaces[name]}, but this environment has {space}; record it there")
+        shape, dtype = storage(observation_space)
+        if (self.observation.shape[1:], str(self.observation.dtype)) != (shape, str(dtype).removeprefix("torch.")):
+            raise ValueError(f"{self.source} keeps observations as another version of rlloss does; record it anew")
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -46,7 +46,7 @@ class Environment:
             raise ValueError(f"recording is shown by env.backend=recorded alone, this is env.backend={self.backend}; set that, or leave the recording out")
 
     def make(self) -> gymnasium.Env:
-        """A new environment, whose observations are arrays: those of a Tuple or Dict space come packed, see `agents.spaces.pack`.
+        """A new environment, whose observations are arrays: those of a Tuple or Dict space come packed, see `agents.spaces`.
 
         Raises ValueError in one line, with what to install, where that fails.
         """

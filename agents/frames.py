@@ -13,7 +13,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from agents.batches import Batch
-from agents.replay import Drawn, Transitions, decode, decode_field
+from agents.records import decode_field
+from agents.replay import Drawn, Transitions, decode
 from rlloss.numbers import once
 from rlloss.targets import n_step_backup
 

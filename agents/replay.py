@@ -1,8 +1,7 @@
 """Replay memory: preallocated tensors of packed records, one write a step, one gather a batch.
 
-A transition is one record of 32-bit words, so that drawing one touches one stretch of memory and not
-seven. NumPy sees a record by its fields, torch sees words and reinterprets their bits. Every environment has a
-ring of its own, so that what follows a record in its ring followed it in time.
+A transition is one record, see `agents.records`, so that drawing one touches one stretch of memory and not
+seven. Every environment has a ring of its own, so that what follows a record in its ring followed it in time.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -11,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents import priorities
+from agents import priorities, records
 from agents.priorities import Priorities
+from agents.records import WORD, decode_field
 from agents.schedules import Linear, Schedule
 from rlloss.checks import in_range
 from rlloss.frozen import frozen
 from rlloss.numbers import once, reduced
-
-WORD = 4
 
 
 class Transitions(NamedTuple):
@@ -41,27 +39,18 @@ class Transitions(NamedTuple):
 
 
 def record(shape: tuple[int, ...], dtype: torch.dtype, following: bool = True, action: tuple[tuple[int, ...], str] = ((), "int32"), remembers: int = 0) -> np.dtype:
-    """The layout of one transition for observations of this shape and dtype, with the next one if `following`, and so many numbers remembered; every field starts on a word."""
+    """The layout of one transition for observations of this shape and dtype, with the next one if `following`, and so many numbers remembered."""
     observation, number = np.dtype((str(dtype).removeprefix("torch."), shape)), np.dtype("float32")
     fields = dict(zip(Transitions._fields, (observation, np.dtype(action[::-1]), number, number, number, number), strict=False))
     fields |= {"next_observation": observation} if following else {}
     fields |= {"remembered": np.dtype(("float32", (remembers,)))} if remembers else {}
-    sizes = [-(-field.itemsize // WORD) * WORD for field in fields.values()]
-    offsets = [sum(sizes[:index]) for index in range(len(sizes))]
-    return np.dtype({"names": list(fields), "formats": list(fields.values()), "offsets": offsets, "itemsize": sum(sizes)})
+    return records.layout(fields)
 
 
 def decode(words: Tensor, layout: np.dtype) -> Transitions:
     """The fields of records [..., words]."""
     seen = Transitions(**{name: decode_field(words, layout, name) for name in layout.names})
     return seen if seen.action.is_floating_point() else seen._replace(action=seen.action.long())
-
-
-def decode_field(words: Tensor, layout: np.dtype, name: str) -> Tensor:
-    """One field of records [..., words]."""
-    field, offset = layout.fields[name][:2]
-    part = words[..., offset // WORD : offset // WORD + -(-field.itemsize // WORD)].view(getattr(torch, field.base.name))
-    return part[..., : field.itemsize // field.base.itemsize].reshape(*words.shape[:-1], *field.shape)
 
 
 def replaced(words: Tensor, layout: np.dtype, name: str, numbers: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """What a Gymnasium space means for storage and for a network.
 
-One observation is stored as one array. That of a Tuple or Dict is packed into one flat array, its
-categories still as numbers, and is taken apart again where it is encoded.
+One observation is stored as one array. That of a Tuple or Dict is packed into one row of words, a record whose
+fields are its parts, each as it would be stored alone, and is taken apart again where it is encoded.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import gymnasium
@@ -14,17 +14,19 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from agents import records
+
 COMPOSITE = (spaces.Tuple, spaces.Dict)
 BYTES = (np.uint8, np.bool_)
 
 
 def storage(space: spaces.Space) -> tuple[tuple[int, ...], torch.dtype]:
-    """The shape and the dtype in which one observation is kept: images and bits as uint8, categories as int32.
+    """The shape and the dtype in which one observation is kept: images and bits as uint8, categories as int32, Tuples and Dicts as words.
 
     Raises ValueError for a space that is none of Box, Discrete, MultiDiscrete and MultiBinary, nor made of them.
     """
     if isinstance(space, COMPOSITE) and len(space):
-        return (sum(size(part) for part in parts(space)),), torch.float32
+        return (words(space),), torch.int32
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return space.shape, torch.int32
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
@@ -36,15 +38,38 @@ def storage(space: spaces.Space) -> tuple[tuple[int, ...], torch.dtype]:
 def parts(space: spaces.Space) -> Iterator[spaces.Space]:
     """The simple spaces that a space is made of, in the order of gymnasium.spaces.flatten."""
     if isinstance(space, COMPOSITE):
-        for part in space.values() if isinstance(space, spaces.Dict) else space:
+        for part in _within(space):
             yield from parts(part)
     else:
         yield space
 
 
-def size(space: spaces.Space) -> int:
-    """How many numbers one observation is stored in."""
-    return math.prod(storage(space)[0])
+def _within(space: spaces.Tuple | spaces.Dict) -> Iterable[spaces.Space]:
+    return space.values() if isinstance(space, spaces.Dict) else space
+
+
+def layout(space: spaces.Space) -> np.dtype:
+    """The record into which an observation is packed: a field for each of its `parts`."""
+    fields = {}
+    for index, part in enumerate(parts(space)):
+        shape, dtype = storage(part)
+        fields[str(index)] = np.dtype((str(dtype).removeprefix("torch."), shape))
+    return records.layout(fields)
+
+
+def words(space: spaces.Space) -> int:
+    """How many words an observation is packed into."""
+    return layout(space).itemsize // records.WORD
+
+
+def split(space: spaces.Tuple | spaces.Dict, packed: Tensor) -> tuple[Tensor, ...]:
+    """What stands right within packed observations [batch, words], each packed too."""
+    return packed.split([words(part) for part in _within(space)], -1)
+
+
+def unpacked(space: spaces.Space, packed: Tensor) -> Tensor:
+    """Observations [batch, …] as they are stored, of packed ones [batch, words]: they are the same for a Tuple or Dict."""
+    return packed if isinstance(space, COMPOSITE) else records.decode_field(packed, layout(space), "0")
 
 
 def features(space: spaces.Space) -> tuple[int, ...]:
@@ -59,8 +84,8 @@ def features(space: spaces.Space) -> tuple[int, ...]:
 def encode(space: spaces.Space, observation: Tensor) -> Tensor:
     """Observations [batch, …] as floats [batch, *features(space)]: categories one-hot, bytes as shares of 255, bits as 0 and 1."""
     if isinstance(space, COMPOSITE):
-        stored = zip(parts(space), observation.split([size(part) for part in parts(space)], 1), strict=True)
-        return torch.cat([encode(part, numbers).flatten(1) for part, numbers in stored], 1)
+        within = zip(_within(space), split(space, observation), strict=True)
+        return torch.cat([encode(part, unpacked(part, packed)).reshape(len(packed), -1) for part, packed in within], 1)
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return one_hot(space, observation)
     return observation.float() / 255 if space.dtype == np.uint8 else observation.float()
@@ -76,11 +101,17 @@ def one_hot(space: spaces.Discrete | spaces.MultiDiscrete, observation: Tensor) 
     return (numbers == torch.from_numpy(category).to(observation.device)).float()
 
 
-def pack(space: spaces.Space, observation: Any) -> Any:
-    """An observation as the one array that is stored: float32 [numbers] for a Tuple or Dict, itself for any other space."""
-    if not isinstance(space, COMPOSITE):
-        return observation
-    return np.concatenate([np.asarray(part, np.float32).ravel() for part in _leaves(space, observation)])
+def packing(space: spaces.Tuple | spaces.Dict) -> Callable[[Any], np.ndarray]:
+    """What packs an observation into words int32 [words]."""
+    packed = layout(space)
+
+    def pack(observation: Any) -> np.ndarray:
+        record = np.zeros(1, packed)
+        for name, part in zip(packed.names, _leaves(space, observation), strict=True):
+            record[name] = part
+        return record.view(np.int32)
+
+    return pack
 
 
 def _leaves(space: spaces.Space, observation: Any) -> Iterator[Any]:
@@ -96,6 +127,10 @@ def _leaves(space: spaces.Space, observation: Any) -> Iterator[Any]:
 class Packed(gymnasium.ObservationWrapper):
     """Hands over each observation packed; the space stays what it was, for it says how to take it apart."""
 
+    def __init__(self, environment: gymnasium.Env) -> None:
+        super().__init__(environment)
+        self.pack = packing(environment.observation_space)
+
     def observation(self, observation: Any) -> np.ndarray:
         """The observation as one array."""
-        return pack(self.observation_space, observation)
+        return self.pack(observation)

@@ -18,7 +18,7 @@ from agents.config import ConfigError, build, compose
 from agents.exploration import EpsilonGreedy, Greedy, Softmax
 from agents.policies import Categories
 from agents.schedules import Linear
-from agents.spaces import encode, features, pack
+from agents.spaces import encode, features, packing
 from agents.training import train
 from rlloss.numbers import only
 from tests.conftest import small_config
@@ -26,6 +26,11 @@ from tests.conftest import small_config
 ZERO, ONE = torch.zeros(()), torch.ones(())
 MASKED = ["+env/wrapper=action_mask", "evaluation.every=0", "checkpoint_every=0", "compile=false", "network.hidden=[16]"]
 ARMS = ["env.id=tests.toys:Arms-v0", *MASKED]
+
+
+def stored(space, observations):
+    """Observations [batch, words] as they lie in memory."""
+    return torch.from_numpy(np.stack([packing(space)(observation) for observation in observations]))
 
 
 def test_the_mask_is_observed_as_the_environment_says_it():
@@ -46,25 +51,22 @@ def test_what_is_left_of_an_observation_is_what_it_is_without_a_mask(first):
     inner, mask = spaces.Dict({"a": spaces.Discrete(3), "z": spaces.Box(-1, 1, (2, 2), np.float32)}), spaces.MultiBinary(4)
     space = spaces.Dict({"action_mask": mask, **inner.spaces}) if first else spaces.Dict(OrderedDict(z=inner["z"], action_mask=mask, a=inner["a"]))
     samples = [space.sample() for _ in range(5)]
-    stored = torch.from_numpy(np.stack([pack(space, sample) for sample in samples]))
-    left = action_masks.without(space)
-    bare = torch.from_numpy(np.stack([pack(left, {key: sample[key] for key in left}) for sample in samples]))
-    assert torch.equal(action_masks.observed(space, stored), bare)
+    whole, left = stored(space, samples), action_masks.without(space)
+    assert torch.equal(action_masks.observed(space, whole), stored(left, [{key: sample[key] for key in left} for sample in samples]))
     expected = np.stack([sample["action_mask"] if sample["action_mask"].any() else np.ones(4) for sample in samples])
-    assert torch.equal(action_masks.allowed(space, spaces.Discrete(4), stored), torch.from_numpy(expected > 0))
+    assert torch.equal(action_masks.allowed(space, spaces.Discrete(4), whole), torch.from_numpy(expected > 0))
     for alone in (spaces.Box(0, 255, (3, 3, 2), np.uint8), spaces.Discrete(7, start=1)):
         space = spaces.Dict({"action_mask": mask, "observation": alone})
         sample = space.sample()
-        stored = torch.from_numpy(pack(space, sample))[None]
-        encoded = encode(action_masks.without(space), action_masks.observed(space, stored))
+        encoded = encode(action_masks.without(space), action_masks.observed(space, stored(space, [sample])))
         assert encoded.shape == (1, *features(alone)) and torch.equal(encoded, encode(alone, torch.as_tensor(sample["observation"])[None]))
 
 
 def test_a_masked_policy_is_the_policy_among_what_is_allowed():
     policy, rng = Categories((4, 3), (2,)), np.random.default_rng(0)
     space, action_space = spaces.Dict({"action_mask": spaces.MultiBinary(7)}), spaces.MultiDiscrete([4, 3])
-    logits, mask = torch.from_numpy(rng.normal(size=7)).float().expand(20_000, 7), torch.tensor([1, 0, 1, 0, 0, 1, 1.0]).expand(20_000, 7)
-    allowed = action_masks.allowed(space, action_space, mask)
+    logits, mask = torch.from_numpy(rng.normal(size=7)).float().expand(20_000, 7), {"action_mask": np.array([1, 0, 1, 0, 0, 1, 1])}
+    allowed = action_masks.allowed(space, action_space, stored(space, [mask]).expand(20_000, -1))
     outputs = only(logits, allowed)
     action = policy.draw(outputs, torch.rand(20_000, 7), ONE)
     parts = [torch.distributions.Categorical(logits=logits[0, kept]) for kept in ([0, 2], [5, 6])]
@@ -82,7 +84,7 @@ def test_gradients_are_those_of_the_allowed_logits_alone(mask):
     space, policy = spaces.Dict({"action_mask": spaces.MultiBinary(4)}), Categories((4,))
     kept = [arm for arm in range(4) if mask[arm]] or [0, 1, 2, 3]
     logits = torch.tensor([[0.3, -2.0, 90.0, 0.1]], requires_grad=True)
-    outputs = only(logits, action_masks.allowed(space, spaces.Discrete(4), torch.tensor([mask]).float()))
+    outputs = only(logits, action_masks.allowed(space, spaces.Discrete(4), stored(space, [{"action_mask": np.array(mask)}])))
     (policy.log_probability(outputs, torch.tensor([kept[0]])) + 0.7 * policy.entropy(outputs)).sum().backward()
     bare = logits[:, kept].detach().requires_grad_()
     distribution = torch.distributions.Categorical(logits=bare)
@@ -138,7 +140,8 @@ def test_a_forbidden_action_is_not_valued_behind_a_step():
     state = agent.init(torch.Generator().manual_seed(0), 24)
     biases = {"head.bias": torch.tensor([1.0, 2.0, 3.0, 9.0])}
     state = state._replace(target_parameters={name: 0 * p for name, p in state.target_parameters.items()} | biases)
-    observation = torch.tensor([[1, 1, 1, 0, 0.0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0]])
+    masks = [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    observation = stored(agent.observation_space, [{"action_mask": np.array(mask), "observation": np.zeros(1)} for mask in masks])
     values = agent.action_values.values(state.target_parameters, (), observation)
     assert values.max(-1).values.tolist() == [3, 1, 9, 9]
     batch = Batch(observation, torch.zeros(4).long(), torch.zeros(4), torch.ones(4), observation)

@@ -134,6 +134,9 @@ def test_observations_of_several_parts_are_kept_packed(tmp_path):
     first, _ = made.reset()
     assert np.array_equal(read.observation[3], first) and np.array_equal(read.next_observation[3], made.step(0)[0])
     read.check(made.observation_space, made.action_space)
+    read.observation = read.observation.astype(np.float32)
+    with pytest.raises(ValueError, match="keeps observations as another version of rlloss does; record it anew"):
+        read.check(made.observation_space, made.action_space)
 
 
 def episodes(sources, seeds, width=2):

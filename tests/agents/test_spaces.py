@@ -11,7 +11,7 @@ from gymnasium import spaces
 from agents.compilation import bind
 from agents.environments import Environment, Episodes
 from agents.replay import decode, record
-from agents.spaces import encode, features, pack, parts, storage
+from agents.spaces import encode, features, packing, parts, storage
 from agents.training import train
 
 IMAGE = spaces.Box(0, 255, (3, 2), np.uint8)
@@ -47,7 +47,7 @@ def stored(space, samples):
     shape, dtype = storage(space)
     array = np.zeros((len(samples), *shape), str(dtype).removeprefix("torch."))
     for place, sample in enumerate(samples):
-        array[place] = pack(space, sample)
+        array[place] = packing(space)(sample) if isinstance(space, (spaces.Tuple, spaces.Dict)) else sample
     return torch.from_numpy(array)
 
 
@@ -60,10 +60,11 @@ def test_what_is_stored_and_encoded_is_what_gymnasium_flattens(space):
     torch.testing.assert_close(encoded.reshape(50, -1), torch.stack([flattened(space, sample) for sample in samples]))
 
 
-@pytest.mark.parametrize("space", SIMPLE, ids=str)
-def test_observations_of_simple_spaces_are_left_alone(space):
-    sample = space.sample()
-    assert pack(space, sample) is sample
+def test_bytes_and_bits_stay_bytes_within_others():
+    """Words of four bytes: 3 × 2 × 3 bytes of an image are 5, five bits are 2, numbers and categories 1 each."""
+    image, bits, number = spaces.Box(0, 255, (3, 2, 3), np.uint8), spaces.MultiBinary(5), spaces.Box(-1, 1, (2,), np.float64)
+    assert storage(spaces.Dict(a=image, b=image)) == ((10,), torch.int32)
+    assert storage(spaces.Tuple([spaces.Dict(a=image, b=bits), number, spaces.Discrete(3)])) == ((5 + 2 + 2 + 1,), torch.int32)
 
 
 def test_encoding_is_compiled_for_a_population():
@@ -90,8 +91,8 @@ def test_an_environments_composite_observations_are_recorded(order):
     environment = made.make()
     space = environment.observation_space
     shape, dtype = storage(space)
-    assert shape == (1 + 8 + 1 + 2 + 4,)
-    episodes = Episodes([made], [0], np.zeros((1, 1, *shape), np.float32), record(shape, dtype))
+    assert shape == (1 + 2 + 1 + 2 + 1,)
+    episodes = Episodes([made], [0], np.zeros((1, 1, *shape), np.int32), record(shape, dtype))
     episodes.begin()
     for count in range(1, 152):
         episodes.step(np.zeros((1, 1), np.int64), np.ones((1, 1)))
