@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from agents.actions import storing
-from agents.spaces import COMPOSITE, storage
+from agents.spaces import COMPOSITE, packing, storage
 
 FIELDS = ("observation", "action", "reward", "terminated", "truncated", "next_observation")
 SPACES = ("observation_space", "action_space")
@@ -98,11 +98,10 @@ def _dataset(name: str) -> tuple[Arrays, dict[str, str]]:
     except Exception as error:  # It raises anything; a person wants one line of it.
         raise ValueError(f"Minari can't load {name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     seen, acted = dataset.observation_space, dataset.action_space
-    if isinstance(seen, COMPOSITE):
-        raise ValueError(f"{MINARI}{name} has observations of several parts, {seen}, which can't be read; flatten them")
     parts, kept = [], str(storage(seen)[1]).removeprefix("torch.")
+    pack = packing(seen) if isinstance(seen, COMPOSITE) else lambda observations, count: np.asarray(observations).astype(kept)
     for episode in dataset.iterate_episodes():
-        observation = np.asarray(episode.observations).astype(kept)
+        observation = pack(episode.observations, len(episode.rewards) + 1)
         over = np.arange(1, len(observation)) == len(observation) - 1
         terminated = np.asarray(episode.terminations, bool)
         told = (observation[:-1], storing(acted)(np.asarray(episode.actions)), episode.rewards, terminated, over & ~terminated, observation[1:])

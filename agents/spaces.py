@@ -101,15 +101,15 @@ def one_hot(space: spaces.Discrete | spaces.MultiDiscrete, observation: Tensor) 
     return (numbers == torch.from_numpy(category).to(observation.device)).float()
 
 
-def packing(space: spaces.Tuple | spaces.Dict) -> Callable[[Any], np.ndarray]:
-    """What packs an observation into words int32 [words]."""
+def packing(space: spaces.Tuple | spaces.Dict) -> Callable[..., np.ndarray]:
+    """What packs an observation into words int32 [words], or with a count as second argument so many, whose parts are stacked, into [count, words]."""
     packed = layout(space)
 
-    def pack(observation: Any) -> np.ndarray:
-        record = np.zeros(1, packed)
+    def pack(observation: Any, *count: int) -> np.ndarray:
+        record = np.zeros(count or 1, packed)
         for name, part in zip(packed.names, _leaves(space, observation), strict=True):
             record[name] = part
-        return record.view(np.int32)
+        return record.view(np.int32).reshape(*count, -1)
 
     return pack
 

@@ -257,4 +257,4 @@ class Broken(gymnasium.Env):
 
 for toy in (Identity, Match, Faint, Arms, Cue, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Regulator, Bandit, Broken):
     limit = {Identity: 10, Match: 10, Faint: 10, Chain: 50, Regulator: 5}.get(toy)
-    gymnasium.register(f"{toy.__name__}-v0", entry_point=toy, max_episode_steps=limit)
+    gymnasium.register(f"{toy.__name__}-v0", entry_point=f"{__name__}:{toy.__name__}", max_episode_steps=limit)

@@ -3,7 +3,9 @@
 import contextlib
 import sys
 import types
+import warnings
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from gymnasium import spaces
 from safetensors.numpy import load_file, save_file
 
 from agents import command_line
+from agents.actions import storing
 from agents.backends import BACKENDS
 from agents.config import ConfigError, build, compose
 from agents.demonstrations import FIELDS, Demonstrations, Recording
@@ -263,3 +266,39 @@ def test_a_dataset_of_minaris(monkeypatch):
     read.check(box, actions)
     with pytest.raises(ValueError, match="was recorded with action space"):
         read.check(box, spaces.Discrete(2))
+
+
+def push(observation):
+    """Pendulum, pushed towards the top."""
+    return np.clip(-5 * observation[1:2] - observation[2:], -2, 2)
+
+
+@pytest.mark.parametrize(
+    ("made", "policy"),
+    [(CARTPOLE, leaning), (Environment("Pendulum-v1", {"max_episode_steps": 30}), push), (Environment("tests.toys:Nested-v0"), lambda observation: 1)],
+    ids=["cartpole", "pendulum", "nested"],
+)
+def test_minaris_own_datasets_are_what_a_plain_loop_sees_and_are_imitated(made, policy, tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    collector = minari.DataCollector(gymnasium.make(made.id, **made.arguments))
+    for seed in range(4):
+        observation, over = collector.reset(seed=seed)[0], False
+        while not over:
+            observation, _, terminated, truncated, _ = collector.step(policy(observation))
+            over = terminated or truncated
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It would like to know more about the dataset.
+        name = f"toys/{tmp_path.name.partition('_')[0]}{made.id.rpartition(':')[2].lower()}"
+        collector.create_dataset(name)
+    read, environment = Demonstrations(f"minari:{name}"), made.make()
+    read.check(environment.observation_space, environment.action_space)
+    for field, column in zip(FIELDS, played(made, range(4), policy, 500), strict=True):
+        column = storing(environment.action_space)(column) if field == "action" else column
+        assert np.array_equal(getattr(read, field), column.astype(getattr(read, field).dtype)), field
+    words = [f"env.id={made.id}", *(f"+env.arguments.{key}={each}" for key, each in made.arguments.items()), "evaluation.episodes=1", "compile=false"]
+    cloning = ["agent=cloning", "env.backend=recorded", f"env.recording=minari:{name}", "agent.learning_starts=10", "agent.batch_size=8", "total_steps=40"]
+    gail = ["agent=gail", f"agent.demonstrations.source=minari:{name}", "num_envs=2", "agent.learner.rollout=16", "total_steps=32"]
+    for agent, updates in ((cloning, 30), (gail, 16)):
+        (result,) = train([build(compose([*words, *agent]))])
+        assert result.updates == updates
