@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from agents.batches import Batch
 from agents.command_help import groups
-from agents.config import Builder, ConfigError, build, config_directory, locate
+from agents.config import Builder, ConfigError, build, compose, config_directory, locate
 from agents.training import train as train_population
 from rlloss import GAE, MSE
 from tests.conftest import small_config
@@ -120,3 +120,17 @@ def test_every_preset_trains(agent):
 def test_a_choice_on_the_command_line_goes_before_the_presets():
     agent = build(small_config("agent=rainbow", "loss/value=mse")).agent
     assert type(agent.value_loss).__name__ == "MSE" and agent.steps == 3 and type(agent.replay).__name__ == "PrioritizedReplay"
+
+
+@pytest.mark.parametrize(
+    ("words", "temperatures"),
+    [
+        ([], (0.03, 0.03)),
+        (["loss.target.temperature=0.2"], (0.2, 0.2)),
+        (["loss.target.temperature=0.2", "agent.exploration.temperature=0.5"], (0.2, 0.5)),
+        (["loss/target=q_learning"], (None, 0.03)),
+    ],
+)
+def test_one_temperature_is_said_for_target_and_exploration(words, temperatures):
+    agent = build(compose(["agent=munchausen_dqn", *words])).agent
+    assert (getattr(agent.target, "temperature", None), agent.exploration.temperature) == temperatures
