@@ -34,7 +34,7 @@ class EnvPool:
                 # Its own number of threads is that of the machine's cores, of which this process may have fewer.
                 arguments = {"num_threads": cores()} | environment.arguments
                 self.made: Any = envpool.make(environment.id, env_type="gymnasium", num_envs=len(seeds), seed=list(seeds), **arguments)
-                self.spaces = self.made.observation_space, self.made.action_space
+                self.spaces, self.max_steps = (self.made.observation_space, self.made.action_space), self.made.spec.config.max_episode_steps
         except Exception as error:  # Constructors raise anything; a person wants one line of it.
             raise ValueError(f"EnvPool can't make {environment.id}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
@@ -44,7 +44,9 @@ class EnvPool:
 
     def step(self, actions: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations, rewards, terminated and truncated, [places, …] each."""
-        return self.made.step(actions, places.astype(np.int32, copy=False))[:4]
+        observation, reward, terminated, truncated, information = self.made.step(actions, places.astype(np.int32, copy=False))
+        # Not all of its environments cut their episodes: CliffWalking doesn't.
+        return observation, reward, terminated, truncated | (information["elapsed_step"] >= self.max_steps) & ~terminated
 
     def close(self) -> None:
         """Free the environments."""

@@ -25,7 +25,10 @@ def made(seeds, environments=3):
 
 
 def step(episodes, rng):
-    actions = rng.integers(0, 2, episodes.records.shape)
+    return step_with(episodes, rng.integers(0, 2, episodes.records.shape))
+
+
+def step_with(episodes, actions):
     ended = episodes.step(actions, np.full(actions.shape, 0.5, np.float32))
     seen = episodes.records.copy()
     episodes.advance()
@@ -53,6 +56,18 @@ def test_ends_cuts_and_true_last_observations():
         for name in found:
             found[name] += int(seen[name].sum())
     assert min(found.values()) > 3
+
+
+def test_episodes_are_cut_where_the_library_cuts_none():
+    cliff = Environment("CliffWalking-v0", {"max_episode_steps": 5}, backend="envpool")
+    episodes = BACKENDS["envpool"].episodes([cliff], [0], np.zeros((1, 2), np.int32), record((), torch.int32))
+    episodes.begin()
+    first, actions = episodes.observation.copy(), np.array([[0, 2]])
+    for count in range(1, 21):
+        ended, seen = step_with(episodes, actions)
+        assert (seen["truncated"] == (count % 5 == 0)).all() and not seen["terminated"].any()
+        assert [end.length for end in ended] == [5, 5] * (count % 5 == 0)
+        assert np.array_equal(episodes.observation, first) == (count % 5 == 0)
 
 
 def test_a_run_goes_on_exactly_where_it_was():
