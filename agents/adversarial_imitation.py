@@ -78,7 +78,10 @@ class GAIL:
 
     def plan(self, num_envs: int) -> Plan:
         """The actor-critic's, with a random number for each demonstrated pair of a batch."""
-        plan = self.learner.plan(num_envs)
+        try:
+            plan = self.learner.plan(num_envs)
+        except ValueError as error:
+            raise ValueError(str(error).replace("agent.", "agent.learner.")) from error
         return plan._replace(update_uniforms=plan.update_uniforms + plan.length * num_envs // self.learner.minibatches)
 
     def init(self, generator: torch.Generator, slots: int) -> GAILState:

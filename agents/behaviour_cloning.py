@@ -163,7 +163,16 @@ class Cloning:
         in_range("max_gradient_norm", self.max_gradient_norm, 0, math.inf, above=True)
         if parts.running(self.value_loss):
             raise ValueError("value_loss.transform follows returns, but Cloning learns actions; choose loss/value/transform=identity")
+        self._refuse_unread()
         parts.check("Cloning", self.value_loss, self.regularizers, OBSERVED, ("classification", "value", "total"))
+
+    def _refuse_unread(self) -> None:
+        """Raise ValueError if another loss was chosen than the default one, where it isn't read."""
+        numbers = isinstance(self.action_space, spaces.Box)
+        name, default, read = ("classification", CrossEntropy(), "value") if numbers else ("value_loss", MSE(), "classification")
+        if (chosen := getattr(self, name)) != default:
+            said = f"{name} {type(chosen).__name__} isn't read, since {type(self.action_space).__name__} actions are learned by loss/{read}"
+            raise ValueError(f"{said}; choose that one, and leave this one at {type(default).__name__}")
 
     @property
     def layout(self) -> np.dtype:

@@ -266,7 +266,7 @@ def test_a_run_among_others_is_the_run_alone(run, compiled):
         (["env=acrobot"], "agent: .* was recorded with observation space"),
         (["loss/classification=focal"], "agent.classification Focal is of several classes, but GAIL tells two apart"),
         (["agent.learner.discount=2"], r"agent\.learner\.discount must be at least 0 and at most 1"),
-        (["agent.learner.minibatches=5"], "minibatches 5 must divide the 64 transitions of a rollout"),
+        (["agent.learner.minibatches=5"], "^agent.learner.minibatches 5 must divide the 64 transitions of a rollout, agent.learner.rollout 16 times num_envs 4"),
         (["loss/regularizer=[cql]"], "regularizers.cql needs action_values"),
     ],
 )

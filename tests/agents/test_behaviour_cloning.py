@@ -203,8 +203,14 @@ def test_a_run_among_others_is_the_run_alone(run, compiled):
         (["+loss.regularizer.classification._target_=rlloss.L2"], "regularizers.classification would take the place of loss/classification"),
         (["agent.replay.capacity=1"], "agent.replay.capacity 1 is too small: num_envs 2 transitions are needed"),
         (["agent.batch_size=0"], "agent.batch_size must be at least 1"),
+        (["loss/value=huber"], "agent.value_loss Huber isn't read, since Discrete actions are learned by loss/classification; choose that one, and leave this one at MSE"),
     ],
 )
 def test_what_makes_no_sense_is_refused(run, words, message):
     with pytest.raises(ConfigError, match=message):
         run(*words)
+
+
+def test_numbers_are_not_learned_by_a_loss_for_labels():
+    with pytest.raises(ValueError, match="classification Focal isn't read, since Box actions are learned by loss/value"):
+        Cloning(spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)), classification=Focal())
