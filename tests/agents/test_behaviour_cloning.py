@@ -110,8 +110,9 @@ def test_steps_are_those_of_plain_torch(kind, loss):
 @pytest.mark.parametrize(("kind", "choice"), [*(("discrete", each) for each in groups()["loss/classification"]), *(("box", each) for each in groups()["loss/value"])])
 def test_every_choice_learns(kind, choice, tmp_path):
     group = "loss/value" if kind == "box" else "loss/classification"
-    recorded(tmp_path / "file", policy=leaning)
-    words = ["loss.value.vmin=-1", "loss.value.vmax=1"] if choice in ("hl_gauss", "two_hot", "c51") else []
+    shown, policy = (Environment("tests.toys:Match-v0"), match("box")) if kind == "box" else (CARTPOLE, leaning)
+    recorded(tmp_path / "file", shown, policy)
+    words = [f"env.id={shown.id}", *(["loss.value.vmin=-1", "loss.value.vmax=1"] if choice in ("hl_gauss", "two_hot", "c51") else [])]
     run = build(compose(["agent=cloning", f"env.recording={tmp_path / 'file'}", f"{group}={choice}", "loss/regularizer=[l2]", "optimizer.learning_rate=1e-2", *words]))
     agent = Cloning(**{**vars(run.agent), "observation_space": SEEN, "action_space": ACTIONS[kind], "batch_size": 32})
     memory, _ = filled(agent)
