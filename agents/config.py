@@ -20,6 +20,7 @@ from hydra import initialize_config_dir
 from omegaconf import MISSING, DictConfig, OmegaConf
 from torch import nn
 
+from agents import recipes
 from agents.backends import backend
 from agents.environments import Environment
 from agents.modules import Module
@@ -46,9 +47,16 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The config that `rlloss-train` makes of these command-line words, without Hydra's own part."""
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
-            return container(hydra_compose("train", list(overrides)))
+            config = _composed(overrides)
         except ValueError as error:  # Hydra raises it for some malformed words.
             raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+        if wrong := recipes.misfit(config_directory(), overrides, _composed):
+            raise ConfigError(wrong)
+    return config
+
+
+def _composed(words: Sequence[str]) -> dict[str, Any]:
+    return container(hydra_compose("train", list(words)))
 
 
 def container(config: DictConfig) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The recipes of actor and critic: each is composed as a person would, and its first rollout is learned."""
+"""Recipes: those of actor and critic learn their first rollout, composed as a person would; choices that their numbers have no place in are refused."""
 
 import pytest
 
 from agents.command_help import groups
-from agents.config import build, compose
+from agents.config import ConfigError, build, compose
 from agents.training import train
 
 RECIPES = [recipe for recipe in groups()["experiment"] if recipe.startswith(("ppo_", "a2c_"))]
@@ -25,3 +25,22 @@ def test_a_recipe_learns_its_first_rollout(recipe):
     assert all(parameter.isfinite().all() for parameter in result.learner.parameters.values())
     if full.agent.normalize_observations:
         assert result.learner.moments.count == steps and result.learner.transform.seen > 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "message"),
+    [
+        ("pqn_minatar_breakout", ["agent=dqn"], "experiment=pqn_minatar_breakout sets loss.target.lambda_, which there isn't with agent=dqn: its numbers are for its own choices"),
+        ("dqn_acrobot", ["agent=pqn", "total_steps=5"], "experiment=dqn_acrobot sets agent.update_every, which there isn't with agent=pqn"),
+        ("dqn_acrobot", ["seed=1", "agent/exploration=softmax", "loss/value=mse"], "sets agent.exploration.epsilon, which there isn't with agent/exploration=softmax, loss/value=mse"),
+    ],
+)
+def test_choices_that_a_recipe_is_not_for_are_refused(recipe, words, message):
+    with pytest.raises(ConfigError, match=message):
+        compose([f"experiment={recipe}", *words])
+
+
+@pytest.mark.parametrize("recipe", sorted(groups()["experiment"] + [f"study/{name}" for name in groups()["experiment/study"]]))
+def test_a_recipe_takes_other_choices_that_its_numbers_are_for(recipe):
+    config = compose([f"experiment={recipe}", "loss/value=c51", "env=cartpole"])
+    assert config["env"]["id"] == "CartPole-v1" and config["loss"]["value"]["_target_"] == "rlloss.C51"
