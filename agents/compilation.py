@@ -6,6 +6,7 @@ import io
 import logging
 import operator
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -24,6 +25,9 @@ from agents.recorder import Recorder
 # Two numbers of runs to trace with, and the number that the compiler takes for usual.
 TRACED_RUNS = (1009, 1013)
 TYPICAL_RUNS = 16
+
+# How the folders begin that compilers work in, and how many seconds they are theirs.
+COMPILING, DAY = "compiling-", 24 * 3600
 
 # For two small programs, precompiling torch's headers and trying out every instruction set takes longer than it saves.
 # One thread: several would share out a run's sums, in an order that depends on how many there are.
@@ -169,9 +173,18 @@ def _compile(flat: Callable, trial: list[Tensor], stacked: int, used: list[int],
     dynamic = tuple({0: runs} if index < stacked else None for index in used)
     examples = imagine(TYPICAL_RUNS)
     program = torch.export.export(graph, tuple(examples[index] for index in used), dynamic_shapes=dynamic, strict=False)
-    with tempfile.TemporaryDirectory(dir=package.parent) as directory:
+    delete_abandoned(package.parent)
+    with tempfile.TemporaryDirectory(prefix=COMPILING, dir=package.parent) as directory:
         made = aoti_compile_and_package(program, package_path=str(Path(directory) / "made.pt2"), inductor_configs=OPTIONS)
         os.replace(made, package)
+
+
+def delete_abandoned(cache: Path) -> None:
+    """Delete what compilers that were killed left in the cache: none works for longer than a day."""
+    for directory in cache.glob(f"{COMPILING}*"):
+        with contextlib.suppress(OSError):  # Another process may be at it.
+            if time.time() - directory.stat().st_mtime > DAY:
+                shutil.rmtree(directory)
 
 
 def _for_any_runs(flat: Callable, imagine: Callable[[int], list[Tensor]], trial: list[Tensor], stacked: int, used: list[int]) -> torch.fx.GraphModule:

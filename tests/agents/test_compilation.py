@@ -1,8 +1,10 @@
 """Compiled programs: equal to eager, kept once per structure, safe, and never needed."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -141,6 +143,26 @@ assert state["a"].tolist() == [[2, 2, 2]]
 def test_without_a_compiler_one_warning_and_the_same_results(tmp_path):
     environment = {**os.environ, "RLLOSS_CACHE": str(tmp_path / "cache"), "CXX": "/nowhere/g++"}
     subprocess.run([sys.executable, "-c", WITHOUT], env=environment, check=True, cwd=Path(__file__).parents[2])
+
+
+KILLED = """
+import os, signal
+import torch._inductor
+from tests.agents.test_compilation import _program
+torch._inductor.aoti_compile_and_package = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+_program(compile=True)
+"""
+
+
+def test_what_a_killed_compiler_left_is_deleted_after_a_day(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED], env={**os.environ, "RLLOSS_CACHE": str(tmp_path)}, cwd=Path(__file__).parents[2])
+    (left,) = (path for path in tmp_path.iterdir() if path.name != "inductor")
+    assert killed.returncode == -signal.SIGKILL and left.is_dir()
+    for days, kept in ((0.9, True), (1.1, False)):
+        (left / "half a package").write_text("")
+        os.utime(left, (time.time() - days * 24 * 3600,) * 2)
+        compilation.delete_abandoned(tmp_path)
+        assert left.exists() == kept
 
 
 def test_a_cache_others_can_write_to_is_not_used(monkeypatch, tmp_path):
