@@ -7,6 +7,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils._pytree import tree_leaves
+
 from agents.agent import Agent, Plan
 from agents.backends import backend
 from agents.environments import Environment
@@ -51,9 +54,11 @@ class Run:
 
     @property
     def memory_bytes(self) -> int:
-        """The size of the memory for records, and for actions where the backend keeps those."""
-        layout, kept = self.agent.layout, self.total_steps if backend(self.environment).keeps_actions else 0
-        return self.plan.length * self.num_envs * layout.itemsize + kept * layout["action"].itemsize
+        """The size of the memory for records, for what replay knows of each, and for actions where the backend keeps those."""
+        layout, kept, slots = self.agent.layout, self.total_steps if backend(self.environment).keeps_actions else 0, self.plan.length * self.num_envs
+        with torch.device("meta"):  # Where tensors have a size and no memory.
+            known = tree_leaves(self.agent.replay.init(slots)) if hasattr(self.agent, "replay") else []
+        return slots * layout.itemsize + sum(leaf.nbytes for leaf in known) + kept * layout["action"].itemsize
 
 
 @dataclass(frozen=True)

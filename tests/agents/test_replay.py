@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from agents import priorities
 from agents.batches import sequences, transitions
-from agents.population import stack, unstack
+from agents.population import Population, stack, unstack
 from agents.priorities import Priorities
 from agents.replay import Drawn, PrioritizedReplay, UniformReplay, decode, memory, record
 
@@ -171,3 +172,10 @@ def test_a_transition_that_waits_for_its_successor_keeps_its_priority(small_run)
 
 def write(kept, written):
     priorities.write(Priorities(*(tensor[None] for tensor in kept)), np.arange(written), np.ones(1, np.float32))
+
+
+@pytest.mark.parametrize("kept", ["uniform", "prioritized"])
+def test_the_memory_that_is_said_is_what_is_allocated(small_run, kept):
+    run = small_run(f"agent/replay={kept}", "agent.replay.capacity=3000", "num_envs=2")
+    population = Population([run.agent], [0], 2, compile=False, say=print)
+    assert run.memory_bytes == sum(tensor.nbytes for tensor in (population.memory, *tree_leaves(population.learner.replay)))
