@@ -106,7 +106,7 @@ class ActorCritic:
     shared: bool = False
     normalize_observations: bool = False
     max_gradient_norm: float = 0.5
-    target_kl: float = math.inf
+    target_kl: float | None = None
     gaussian: Gaussian = Gaussian()
     network: Network = MLP(activation="tanh")
     optimizer: Optimizer = Adam(schedule=LinearSchedule(1.0, 0.0))
@@ -122,7 +122,7 @@ class ActorCritic:
         for name in ("rollout", "sequence", "epochs", "minibatches"):
             in_range(name, getattr(self, name), 1)
         in_range("value_weight", self.value_weight, 0)
-        for name in ("max_gradient_norm", "target_kl", "value_clip"):
+        for name in ("max_gradient_norm", "value_clip", *(["target_kl"] if self.stops else [])):
             in_range(name, getattr(self, name), 0, math.inf, above=True)
         self._check_clip()
         if getattr(self.target, "reads", None) is not Trajectory:
@@ -137,6 +137,11 @@ class ActorCritic:
             in_range("clip_schedule.end", self.clip_schedule.end, 0, 1)
         if self.clip_schedule != LinearSchedule() and not self.clips:
             raise ValueError(f"clip_schedule has nothing to narrow: policy_loss {type(self.policy_loss).__name__} has no range; leave it constant, or choose ppo_clip or spo")
+
+    @property
+    def stops(self) -> bool:
+        """Whether the learning of a rollout may end early."""
+        return self.target_kl is not None
 
     @property
     def clips(self) -> bool:
@@ -242,11 +247,12 @@ class ActorCritic:
         metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
         metrics |= {"policy/entropy": entropy.mean()} | self._told(value_loss, outputs, target, log_probability - behaviour)
         gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
-        stopped = once(state.stopped | (metrics["policy/kl"] > TOLERANCE * self.target_kl))
-        old, new = (state.parameters, state.optimizer), self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
-        parameters, optimizer = pytree.tree_map(functools.partial(torch.where, stopped), old, new)
-        metrics["policy/stopped"] = stopped.float()
-        return state._replace(parameters=parameters, optimizer=optimizer, next=state.next + 1, stopped=stopped), metrics
+        stopped, learned = state.stopped, self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
+        if self.stops:
+            stopped = once(state.stopped | (metrics["policy/kl"] > TOLERANCE * self.target_kl))
+            learned = pytree.tree_map(functools.partial(torch.where, stopped), (state.parameters, state.optimizer), learned)
+            metrics["policy/stopped"] = stopped.float()
+        return state._replace(parameters=learned[0], optimizer=learned[1], next=state.next + 1, stopped=stopped), metrics
 
     def _of_values(self, value_loss: ValueLoss, outputs: Tensor, target: Tensor, before: Tensor | None) -> Tensor:
         """The critic's elementwise loss; with outputs from before the rollout was learned the higher one of x and x̄."""

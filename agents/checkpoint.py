@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Counts up when a checkpoint would go on otherwise than the code that wrote it.
-FORMAT = 6
+FORMAT = 7
 
 
 def described(value: Any, name: str) -> dict[str, Any]:

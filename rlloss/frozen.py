@@ -18,7 +18,7 @@ def frozen(cls: Class) -> Class:
 
     Fields annotated `float`, `Tensor`, with a dataclass or a Protocol, or as a `dict` of such, are the tree's
     children: they pass through `torch.func.vmap` and may hold one number per run. All other fields (ints, strings,
-    bools, tuples, spaces) are structure: two values with different structure don't stack.
+    bools, tuples, spaces) are structure: two values with different structure don't stack. So is a child's being None.
     """
     return register(dataclasses.dataclass(frozen=True)(cls))
 
@@ -48,14 +48,16 @@ def _is_child(hint: Any) -> bool:
     if typing.get_origin(hint) is dict:
         return _is_child(typing.get_args(hint)[1])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return all(map(_is_child, typing.get_args(hint)))
+        return all(_is_child(each) for each in typing.get_args(hint) if each is not types.NoneType)
     is_protocol = getattr(hint, "_is_protocol", False)
     return hint in (float, Tensor) or dataclasses.is_dataclass(hint) or is_protocol
 
 
 def _flatten(value: Any) -> tuple[list[Any], tuple[Any, ...]]:
     children, structure = _fields(type(value))
-    return [getattr(value, name) for name in children], tuple(getattr(value, name) for name in structure)
+    # torch takes None for a leaf; an empty tuple has none.
+    leaves = [() if (child := getattr(value, name)) is None else child for name in children]
+    return leaves, tuple(getattr(value, name) for name in structure)
 
 
 def _flatten_with_keys(value: Any) -> tuple[list[tuple[pytree.KeyEntry, Any]], tuple[Any, ...]]:
@@ -69,5 +71,5 @@ def _unflatten(cls: type, leaves: Any, structure: tuple[Any, ...]) -> Any:
     value = object.__new__(cls)
     children, names = _fields(cls)
     for name, item in zip(children + names, (*leaves, *structure), strict=True):
-        object.__setattr__(value, name, item)
+        object.__setattr__(value, name, None if name in children and type(item) is tuple else item)
     return value

@@ -203,6 +203,7 @@ def test_a_rollout_is_learned_until_the_policy_has_moved_too_far():
     """What is learned then is what plain updates have learned before the first minibatch that diverges by 1.5 times the target."""
     choices = {"epochs": 8, "minibatches": 2, "optimizer": Adam(1e-2)}
     free, told = learned(made(**choices))
+    assert not any("policy/stopped" in metrics for metrics in told)
     divergences = [metrics["policy/kl"].item() for metrics in told]
     target = sorted(divergences)[8]
     last = next(number for number, divergence in enumerate(divergences) if divergence > 1.5 * target)

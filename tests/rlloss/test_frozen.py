@@ -31,6 +31,25 @@ def test_floats_are_leaves_and_the_rest_is_structure():
     assert pytree.tree_structure(Outer(Huber(9.0), scale=0.0)) == structure
 
 
+@frozen
+class Optional:
+    inner: Huber | None = None
+    scale: float | None = None
+    bias: float = 1.0
+
+
+def test_none_is_structure_and_what_stands_in_its_place_is_data():
+    some, none = Optional(Huber(0.5), 2.0), Optional()
+    assert pytree.tree_leaves(some) == [0.5, 2.0, 1.0] and pytree.tree_leaves(none) == [1.0]
+    for value in (some, none, Optional(None, 3.0), Optional(Huber(2.0))):
+        assert pytree.tree_unflatten(*pytree.tree_flatten(value)) == value
+    seen = torch.func.vmap(lambda each, x: x * each.bias if each.scale is None else x * each.scale)
+    assert seen(stack([none, Optional(bias=5.0)]), torch.ones(2)).tolist() == [1.0, 5.0]
+    assert seen(stack([some, Optional(Huber(), 3.0)]), torch.ones(2)).tolist() == [2.0, 3.0]
+    with pytest.raises(ValueError, match="differ in structure"):
+        stack([some, none])
+
+
 def test_stacking_and_taking_apart():
     stacked = stack([Outer(Huber(d), s) for d, s in ((0.5, 1.0), (2.0, 3.0))])
     assert stacked.inner.delta.tolist() == [0.5, 2.0] and stacked.scale.tolist() == [1.0, 3.0] and stacked.width == 3
