@@ -1,14 +1,28 @@
 """Plain torch beside the off-policy actor-critics: modules with the weights of ours, batches, noise."""
 
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 
 from agents import replay
 from agents.batches import Batch
+from tests.toys import Regulator
 
 BOX, TWO, THREE = spaces.Box(-1, 1, (5,), np.float32), spaces.Box(-3, 1, (2,), np.float32), spaces.Discrete(3)
 START = torch.tensor(0.0)
+
+# A run that learns to regulate.
+REGULATED = [
+    "env.id=tests.toys:Regulator-v0", "network.hidden=[32,32]", "num_envs=8", "agent.discount=0.9", "total_steps=6000", "agent.update_every=4", "agent.batch_size=128",
+    "agent.learning_starts=400", "optimizer.learning_rate=5e-3", "optimizer.schedule.end=0", "agent.target_network.rate=0.02",
+    "evaluation.every=0", "evaluation.episodes=1", "checkpoint_every=0", "compile=false",
+]  # fmt: skip
+
+
+def assert_regulated(x, action):
+    """Stored actions [batch, 1], of which 1 is two of the environment's, answer x [batch, 1] with the gain of Riccati's equation."""
+    assert -2 * (x * action).sum() / (x * x).sum() == pytest.approx(Regulator.gain(0.9), rel=0.2)
 
 
 def module(parameters, inputs, outputs, hidden=8):

@@ -1,6 +1,5 @@
 """Action spaces: what is stored, what environments take, and runs of continuous actions that go on exactly."""
 
-import contextlib
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from gymnasium import spaces
 
 from agents.actions import storage, storing, taking
 from agents.config import build, compose
-from agents.training import train
+from tests.stopping import goes_on_bitwise
 
 SPACES = {
     "discrete": spaces.Discrete(3, start=-1),
@@ -56,25 +55,7 @@ def test_other_spaces_are_refused(space):
         storage(space)
 
 
-class Stop:
-    """Asks to stop before the 71st step."""
-
-    number, asked = 2, 0
-
-    def __call__(self):
-        self.asked += 1
-        return self.asked > 70
-
-
 @pytest.mark.parametrize("words", [["env=pendulum"], ["env.id=tests.toys:Match-v0", "+env.arguments.kind=multi_discrete"]], ids=["numbers", "categories"])
-def test_a_stopped_run_goes_on_bitwise(tmp_path, monkeypatch, words):
+def test_a_stopped_run_goes_on_bitwise(tmp_path, words):
     words = ["agent=ppo", "num_envs=2", "agent.rollout=16", "total_steps=320", "evaluation.every=0", "evaluation.episodes=2", "checkpoint_every=100", "compile=false", *words]
-    whole = train([build(compose(words), tmp_path / "whole")])[0]
-    run = build(compose(words), tmp_path / "parts")
-    with monkeypatch.context() as patch:
-        patch.setattr("agents.training.interruptible", lambda: contextlib.nullcontext(Stop()))
-        assert train([run])[0].steps == 140
-    parts = train([run], resume=True)[0]
-    assert parts.evaluation_returns == whole.evaluation_returns
-    for name, parameter in whole.learner.parameters.items():
-        assert parameter.equal(parts.learner.parameters[name])
+    goes_on_bitwise(lambda directory: build(compose(words), directory), tmp_path, 70)

@@ -1,6 +1,5 @@
 """Adversarial imitation against plain torch; the environment's reward is never read; experts that are known, exact continuation, runs together."""
 
-import contextlib
 import dataclasses
 
 import gymnasium
@@ -22,6 +21,7 @@ from agents.training import train
 from rlloss import BinaryCrossEntropy, BinaryFocal
 from tests.agents.test_demonstrations import CARTPOLE, leaning, recorded
 from tests.events import scalars
+from tests.stopping import goes_on_bitwise
 
 SEEN, ENVIRONMENTS = spaces.Box(-9, 9, (5,), np.float32), 4
 ACTIONS = {"discrete": spaces.Discrete(3, start=2), "multi_discrete": spaces.MultiDiscrete([2, 3], start=[1, 0]), "multi_binary": spaces.MultiBinary(2), "box": spaces.Box(-3, 3, (2,), np.float32)}
@@ -220,23 +220,8 @@ def test_an_expert_is_imitated_in_numbers(tmp_path):
     assert abs(np.mean(result.evaluation_returns) - expert) < 0.6
 
 
-def test_a_stopped_run_goes_on_bitwise(run, tmp_path, monkeypatch):
-    class Stop:
-        number, asked = 2, 0
-
-        def __call__(self):
-            self.asked += 1
-            return self.asked > 41
-
-    words = ["total_steps=256", "compile=false", "checkpoint_every=100"]
-    whole = train([run(*words, directory=tmp_path / "whole")])[0]
-    stopped = run(*words, directory=tmp_path / "parts")
-    with monkeypatch.context() as patch:
-        patch.setattr("agents.training.interruptible", lambda: contextlib.nullcontext(Stop()))
-        assert train([stopped])[0].steps == 164
-    parts = train([stopped], resume=True)[0]
-    assert parts.evaluation_returns == whole.evaluation_returns and sorted(scalars(tmp_path / "parts")) == sorted(scalars(tmp_path / "whole"))
-    assert all(mine.equal(its) for mine, its in zip(pytree.tree_leaves(whole.learner), pytree.tree_leaves(parts.learner), strict=True))
+def test_a_stopped_run_goes_on_bitwise(run, tmp_path):
+    goes_on_bitwise(lambda directory: run("total_steps=256", "checkpoint_every=100", directory=directory), tmp_path, 41)
     assert {"loss/discriminator", "discriminator/accuracy", "discriminator/reward", "loss/policy", "rollout/episode_return"} <= {tag for _, tag, _ in scalars(tmp_path / "whole")}
 
 

@@ -1,6 +1,5 @@
 """Behaviour cloning against plain torch, every loss at its seam, experts that are known, exact continuation, runs together."""
 
-import contextlib
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from agents.training import train
 from rlloss import MSE, BinaryFocal, CrossEntropy, Focal, GaussianNLL, Huber
 from tests.agents.test_demonstrations import CARTPOLE, leaning, recorded
 from tests.events import scalars
+from tests.stopping import goes_on_bitwise
 
 SEEN = spaces.Box(-9, 9, (5,), np.float32)
 ACTIONS = {"discrete": spaces.Discrete(3), "multi_discrete": spaces.MultiDiscrete([2, 3]), "multi_binary": spaces.MultiBinary(2), "box": spaces.Box(-1, 1, (2,), np.float32)}
@@ -162,24 +162,9 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("kept", ["uniform", "prioritized"])
-def test_a_stopped_run_goes_on_bitwise(run, tmp_path, monkeypatch, kept):
-    class Stop:
-        number, asked = 2, 0
-
-        def __call__(self):
-            self.asked += 1
-            return self.asked > 61
-
-    words = ["total_steps=300", "compile=false", f"agent/replay={kept}", "agent.replay.capacity=100"]
-    whole = train([run(*words, directory=tmp_path / "whole")])[0]
-    stopped = run(*words, directory=tmp_path / "parts")
-    with monkeypatch.context() as patch:
-        patch.setattr("agents.training.interruptible", lambda: contextlib.nullcontext(Stop()))
-        assert train([stopped])[0].steps == 122
-    parts = train([stopped], resume=True)[0]
-    assert parts.evaluation_returns == whole.evaluation_returns and scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
-    for name, parameter in whole.learner.parameters.items():
-        assert parameter.equal(parts.learner.parameters[name])
+def test_a_stopped_run_goes_on_bitwise(run, tmp_path, kept):
+    words = ["total_steps=300", f"agent/replay={kept}", "agent.replay.capacity=100"]
+    goes_on_bitwise(lambda directory: run(*words, directory=directory), tmp_path, 61)
     assert {"loss/classification", "loss/total", "imitation/accuracy", "gradient/norm"} <= {tag for _, tag, _ in scalars(tmp_path / "whole")}
 
 

@@ -25,7 +25,7 @@ from agents.spaces import storage
 from agents.streams import EpisodeSeeds
 from agents.training import train
 from tests.conftest import small_config
-from tests.events import scalars
+from tests.stopping import goes_on_bitwise
 
 CARTPOLE = Environment("CartPole-v1")
 
@@ -195,27 +195,11 @@ def test_a_run_among_others_with_other_recordings_sees_what_it_sees_alone(file, 
 OFFLINE = ["env.backend=recorded", "agent.learning_starts=50", "agent.batch_size=16", "network.hidden=[16]", "total_steps=300", "compile=false", "evaluation.episodes=2", "evaluation.every=100", "evaluation.max_steps=60"]
 
 
-def test_dqn_learns_offline_and_goes_on_bitwise(file, tmp_path, monkeypatch):
+def test_dqn_learns_offline_and_goes_on_bitwise(file, tmp_path):
     """CQL pushes the values of actions that were never shown below those that were."""
     words = [*OFFLINE, f"env.recording={file}", "loss/regularizer=[cql]", "optimizer.learning_rate=1e-2", "checkpoint_every=70", "num_envs=2"]
-    (whole,) = train([build(compose(words), tmp_path / "whole")])
-    class Stop:
-        number, asked = 2, 0
-
-        def __call__(self):
-            self.asked += 1
-            return self.asked > 61
-
-    run = build(compose(words), tmp_path / "parts")
-    with monkeypatch.context() as patch:
-        patch.setattr("agents.training.interruptible", lambda: contextlib.nullcontext(Stop()))
-        assert train([run])[0].steps == 122
-    (parts,) = train([run], resume=True)
-    assert parts.evaluation_returns == whole.evaluation_returns and scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
-    for name, parameter in whole.learner.parameters.items():
-        assert parameter.equal(parts.learner.parameters[name])
-    read = Demonstrations(file)
-    values = run.agent.action_values.values(whole.learner.parameters, (), torch.from_numpy(read.observation.copy()))
+    whole, read = goes_on_bitwise(lambda directory: build(compose(words), directory), tmp_path, 61), Demonstrations(file)
+    values = build(compose(words)).agent.action_values.values(whole.learner.parameters, (), torch.from_numpy(read.observation.copy()))
     assert (values.argmax(-1).numpy() == read.action).mean() > 0.8
 
 

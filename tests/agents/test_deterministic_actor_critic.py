@@ -12,8 +12,8 @@ from agents.optimizers import Adam
 from agents.replay import PrioritizedReplay, UniformReplay
 from agents.target_networks import HardCopy, Polyak
 from agents.training import train
-from tests.agents.plain import BOX, START, TWO, assert_critics_equal, assert_equal, batch, critic, filled, module, normal
-from tests.toys import Regulator
+from tests.agents.plain import BOX, REGULATED, START, TWO, assert_critics_equal, assert_equal, assert_regulated, batch, critic, filled, module, normal
+from tests.stopping import same
 
 DDPG = {"critics": 1, "policy_every": 1, "target_noise": 0.0}
 
@@ -177,20 +177,14 @@ def test_a_run_among_others_is_the_run_alone():
 def test_a_compiled_run_among_others_is_bitwise_the_run_alone():
     sizes = "network.hidden=[64,64]", "agent.batch_size=64"  # So large that a compiler would share out sums.
     together, alone = train(members(9, *sizes), compile=True), train(members(2, *sizes)[1:], compile=True)[0]
-    for part in ("actor", "critics", "target_actor", "target_critics"):
-        for name, parameter in getattr(alone.learner, part).items():
-            assert getattr(together[1].learner, part)[name].equal(parameter), name
+    assert same(together[1].learner, alone.learner)
 
 
 def test_a_regulator_learns_the_gain_of_riccati_s_equation():
-    words = ["agent=td3", "env.id=tests.toys:Regulator-v0", "network.hidden=[32,32]", "num_envs=8", "agent.exploration_noise=0.3", "agent.target_noise=0.1"]
-    words += ["agent.discount=0.9", "total_steps=6000", "agent.update_every=4", "agent.batch_size=128", "agent.learning_starts=400", "optimizer.learning_rate=5e-3"]
-    words += ["optimizer.schedule.end=0", "agent.target_network.rate=0.02", "evaluation.every=0", "evaluation.episodes=1", "checkpoint_every=0", "compile=false"]
-    run = build(compose(words))
+    run = build(compose(["agent=td3", "agent.exploration_noise=0.3", "agent.target_noise=0.1", *REGULATED]))
     (result,) = train([run])
     x = torch.linspace(-0.8, 0.8, 9)[:, None]
-    action = run.agent.action(result.learner.actor, x)
-    assert -2 * (x * action).sum() / (x * x).sum() == pytest.approx(Regulator.gain(0.9), rel=0.2)
+    assert_regulated(x, run.agent.action(result.learner.actor, x))
 
 
 @pytest.mark.parametrize(("choice", "options"), [("td3", {}), ("ddpg", DDPG)])

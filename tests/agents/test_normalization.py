@@ -14,13 +14,10 @@ from agents.display import Display
 from agents.training import train
 from tests.agents.test_actor_critic import NOTHING, made, plain, rollout
 from tests.events import scalars
+from tests.stopping import same
 
 SMALL = ["agent=ppo", "agent.normalize_observations=true", "loss/value/transform=popart", "network.hidden=[8]", "agent.rollout=16", "num_envs=2"]
 SMALL += ["total_steps=160", "log_every=32", "checkpoint_every=0", "evaluation.every=64", "evaluation.episodes=2", "compile=false"]
-
-
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))
 
 
 @pytest.mark.parametrize(("offset", "deviation"), [(0, 1), (1e6, 1), (-1e6, 100), (1e-3, 1e-6), (5, 0)])

@@ -1,25 +1,21 @@
 """Recurrent policies: cells and whole updates against torch's own, what an episode's end leaves, and a cue that must be remembered."""
 
-import signal
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from rich.console import Console
-from torch.utils import _pytree as pytree
 
 from agents import command_line, replay
 from agents.actor_critic import ActorCritic
 from agents.backends import BACKENDS
 from agents.config import ConfigError, build, compose
-from agents.display import Display
 from agents.optimizers import SGD
 from agents.population import Population, unstack
 from agents.recurrent import GRU, LSTM, Recurrent
 from agents.training import train
 from rlloss import GAE, EntropyBonus, PPOClip
-from tests.events import scalars
+from tests.stopping import goes_on_bitwise, same
 
 BOX, THREE, ENVIRONMENTS, LENGTH = spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3), 4, 8
 NOTHING = torch.rand(0), torch.tensor(0.0), torch.tensor(0.0)
@@ -275,29 +271,11 @@ def test_a_cue_is_lost_on_a_policy_without_memory():
     assert cue("mlp", "agent=ppo", "agent.rollout=32") < 0.7
 
 
-def same(one, other):
-    return all(a.equal(b) for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))
-
-
-class Stopping(Display):
-    """Presses Ctrl-C when the tenth episode has ended."""
-
-    def episode(self, episode_return):
-        super().episode(episode_return)
-        if len(self.recent) == 10:
-            signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.parametrize("network", ["gru", "lstm"])
 def test_a_stopped_run_goes_on_bitwise_as_if_it_had_not_stopped(tmp_path, network):
     """In the middle of episodes, since episodes of 7 steps end with none of the rollouts."""
     words = ["agent=ppo", f"network={network}", "env.id=tests.toys:Cue-v0", "+env.arguments.length=7", "total_steps=160", "log_every=16", *SMALL]
-    stopped = train([build(compose(words), tmp_path / "stopped")], display=Stopping(Console()))[0]
-    assert not stopped.complete and stopped.steps % 16
-    resumed = train([build(compose(words), tmp_path / "stopped")], resume=True)[0]
-    straight = train([build(compose(words), tmp_path / "straight")])[0]
-    assert resumed.complete and same(resumed.learner, straight.learner) and resumed.evaluation_returns == straight.evaluation_returns
-    assert scalars(tmp_path / "stopped") == scalars(tmp_path / "straight")
+    goes_on_bitwise(lambda directory: build(compose(words), directory), tmp_path, 37)
 
 
 def test_training_is_not_disturbed_by_evaluations():
@@ -345,8 +323,10 @@ def test_a_run_directory_is_evaluated_as_training_did(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 @pytest.mark.parametrize("network", ["gru", "lstm"])
 def test_a_run_among_others_is_the_run_alone(network, compiled):
+    """Compiled bitwise; eagerly but for rounding, which a policy that learns for long makes as large as it likes."""
+
     def run(seed, rate):
-        words = ["agent=ppo", f"network={network}", "env=cartpole", f"seed={seed}", f"optimizer.learning_rate={rate}", "total_steps=160"]
+        words = ["agent=ppo", f"network={network}", "env=cartpole", f"seed={seed}", f"optimizer.learning_rate={rate}", f"total_steps={160 if compiled else 32}"]
         return build(compose([*words, *SMALL]))
 
     settings = [(1, 1e-3), (2, 1e-2), (3, 1e-4)]

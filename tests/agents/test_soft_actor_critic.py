@@ -1,6 +1,5 @@
 """Soft actor-critic against plain torch and plain loops; every value loss; a regulator and a bandit whose best policies are known."""
 
-import contextlib
 import math
 
 import numpy as np
@@ -17,8 +16,23 @@ from agents.soft_actor_critic import SoftActorCritic
 from agents.target_networks import HardCopy, Polyak
 from agents.temperatures import FixedTemperature, LearnedTemperature
 from agents.training import train
-from tests.agents.plain import BOX, START, THREE, TWO, assert_critics_equal, assert_equal, batch, critic, filled, module, normal
-from tests.toys import Bandit, Regulator
+from tests.agents.plain import (
+    BOX,
+    REGULATED,
+    START,
+    THREE,
+    TWO,
+    assert_critics_equal,
+    assert_equal,
+    assert_regulated,
+    batch,
+    critic,
+    filled,
+    module,
+    normal,
+)
+from tests.stopping import goes_on_bitwise, same
+from tests.toys import Bandit
 
 
 def made(space, **choices):
@@ -221,28 +235,9 @@ SMALL = [
 
 
 @pytest.mark.parametrize("words", [["agent=sac", "env=cartpole"], ["agent=sac", "env=pendulum", "agent/temperature=fixed"], ["agent=td3", "env=pendulum"]], ids=" ".join)
-def test_a_stopped_run_goes_on_bitwise(tmp_path, monkeypatch, words):
+def test_a_stopped_run_goes_on_bitwise(tmp_path, words):
     words = [*words, *SMALL, "checkpoint_every=30"]
-    whole = train([build(compose(words), tmp_path / "whole")])[0]
-    run = build(compose(words), tmp_path / "parts")
-    with monkeypatch.context() as patch:
-        patch.setattr("agents.training.interruptible", lambda: contextlib.nullcontext(Stop()))
-        assert train([run])[0].steps == 40
-    parts = train([run], resume=True)[0]
-    assert parts.evaluation_returns == whole.evaluation_returns
-    for part in ("actor", "critics", "target_critics"):
-        for name, parameter in getattr(whole.learner, part).items():
-            assert getattr(parts.learner, part)[name].equal(parameter), name
-
-
-class Stop:
-    """Asks to stop before the 21st step."""
-
-    number, asked = 2, 0
-
-    def __call__(self):
-        self.asked += 1
-        return self.asked > 20
+    goes_on_bitwise(lambda directory: build(compose(words), directory), tmp_path, 20)
 
 
 @pytest.mark.slow
@@ -251,20 +246,15 @@ def test_a_compiled_run_among_others_is_bitwise_the_run_alone(words):
     sizes = ["network.hidden=[64,64]", "agent.batch_size=64"]  # So large that a compiler would share out sums.
     runs = [build(compose(["agent=sac", *SMALL, *sizes, f"optimizer.learning_rate={1e-3 / (1 + seed)}", f"seed={seed}", *words])) for seed in range(9)]
     together, alone = train(runs, compile=True), train(runs[1:2], compile=True)[0]
-    for part in ("actor", "critics", "target_critics"):
-        for name, parameter in getattr(alone.learner, part).items():
-            assert getattr(together[1].learner, part)[name].equal(parameter), name
+    assert same(together[1].learner, alone.learner)
 
 
 def test_a_regulator_learns_the_gain_of_riccati_s_equation():
-    words = ["agent=sac", "agent/temperature=fixed", "agent.temperature.temperature=0.01", "env.id=tests.toys:Regulator-v0", "network.hidden=[32,32]", "num_envs=8"]
-    words += ["agent.discount=0.9", "total_steps=6000", "agent.update_every=4", "agent.batch_size=128", "agent.learning_starts=400", "optimizer.learning_rate=5e-3"]
-    words += ["optimizer.schedule.end=0", "agent.target_network.rate=0.02", "evaluation.every=0", "evaluation.episodes=1", "checkpoint_every=0", "compile=false"]
-    run = build(compose(words))
+    run = build(compose(["agent=sac", "agent/temperature=fixed", "agent.temperature.temperature=0.01", *REGULATED]))
     (result,) = train([run])
     x = torch.linspace(-0.8, 0.8, 9)[:, None]
     action, _ = run.agent.act(result.learner, x, torch.zeros(run.agent.plan(9).acting_uniforms), START, torch.tensor(0.0))
-    assert -2 * (x * action).sum() / (x * x).sum() == pytest.approx(Regulator.gain(0.9), rel=0.2)
+    assert_regulated(x, action)
 
 
 def test_a_bandit_is_played_by_the_softmax_of_what_it_pays():
