@@ -163,6 +163,7 @@ class DeterministicActorCritic:
         target_actor, target_critics = self.target_network.track(state.target_actor, actor), self.target_network.track(state.target_critics, state.critics)
         moved = {"actor": actor, "actor_optimizer": optimizer, "target_actor": target_actor, "target_critics": target_critics}
         updates = state.updates + 1
+        # Made at every update, kept when it's due: a compiled program has no branches, and the actor's step is a fifth of an update.
         due = updates % self.policy_every == 0
         kept = {name: pytree.tree_map(lambda new, old: torch.where(due, new, old), new, getattr(state, name)) for name, new in moved.items()}
         return state._replace(updates=updates, **kept)
