@@ -20,6 +20,11 @@ def landscape() -> None:
     _start("landscape_main", "agents.landscape")
 
 
+def report() -> None:
+    """`rlloss-report`."""
+    _start("report_main", "agents.report")
+
+
 def _start(command: str, module: str = "agents.command_line") -> None:
     # There is nothing to save yet, and Python would show a traceback of the import it was at.
     before = signal.getsignal(signal.SIGINT)

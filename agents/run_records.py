@@ -1,0 +1,121 @@
+"""What runs left behind: every run below some directories as a value, its config, its end and its scalars.
+
+Event files are read frame by frame without TensorBoard's loader, which is tens of times slower.
+"""
+
+import json
+import os
+import struct
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from tensorboard.compat.proto.event_pb2 import Event
+
+from agents.run_directory import CONFIG, RESULT
+
+EVENTS, FAILURE, OVERRIDES = "events.out.tfevents.*", "failure.json", ".hydra/overrides.yaml"
+EVALUATION, TRAINING = "evaluation/return_mean", "rollout/episode_return"
+SKIPPED = ("time/", "rollout/episode_length")
+WORTH_A_PROCESS = 50_000_000  # bytes of event files, about five seconds
+
+
+class Curve(NamedTuple):
+    """Steps and values of one tag, two arrays [points], in the order of steps."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as its directory tells it; `result` is None before it is complete, `failure` where it didn't fail."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    choices: Mapping[str, str]  # what the command line chose: {"loss/value": "huber"}
+    result: Mapping[str, Any] | None
+    failure: Mapping[str, Any] | None
+    scalars: Mapping[str, Curve]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config.get("seed", 0))
+
+
+def read_runs(directories: Sequence[Path]) -> list[RunRecord]:
+    """All runs that live in or below some directories, each once, in the order of their paths."""
+    found = sorted({run.resolve() for directory in directories for run in run_directories(directory)})
+    size = sum(path.stat().st_size for directory in found for path in directory.glob(EVENTS))
+    if size < WORTH_A_PROCESS or (os.cpu_count() or 1) < 2:
+        return [read_run(directory) for directory in found]
+    with ProcessPoolExecutor(min(os.cpu_count(), 8), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(read_run, found, chunksize=max(len(found) // 64, 1)))
+
+
+def run_directories(directory: Path) -> Iterator[Path]:
+    """The directories below one, itself too, in which a run lives; what lies within a run is not looked at."""
+    for path, folders, files in os.walk(directory):
+        if CONFIG in files:
+            folders.clear()
+            yield Path(path)
+
+
+def read_run(directory: Path) -> RunRecord:
+    """The run that lives in a directory."""
+    config = _yaml(directory / CONFIG)
+    result, failure = _json(directory / RESULT), _json(directory / FAILURE)
+    return RunRecord(directory, config, _choices(directory), result, None if result else failure, scalars(directory))
+
+
+def _yaml(path: Path) -> Any:
+    with path.open("rb") as file:
+        return yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _choices(directory: Path) -> dict[str, str]:
+    """The words of the command line, by name, where Hydra noted them."""
+    path = directory / OVERRIDES
+    words = _yaml(path) if path.is_file() else []
+    return {name.lstrip("+"): value for name, _, value in (str(word).partition("=") for word in words) if not name.startswith("~")}
+
+
+def scalars(directory: Path) -> dict[str, Curve]:
+    """The scalars of a run's event files by tag, but for those that no report reads."""
+    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for path in sorted(directory.glob(EVENTS)):
+        for record in _records(path.read_bytes()):
+            event = Event.FromString(record)
+            step = event.step
+            for value in event.summary.value:
+                if value.WhichOneof("value") == "simple_value" and not value.tag.startswith(SKIPPED):
+                    points[value.tag].append((step, value.simple_value))
+    return {tag: _curve(found) for tag, found in points.items()}
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    """The records of a TFRecord file: length, its checksum, content, its checksum; one cut off at the end is left out."""
+    at, end = 0, len(content)
+    while at + 12 <= end:
+        (length,) = struct.unpack_from("<Q", content, at)
+        if at + 16 + length > end:
+            return
+        yield content[at + 12 : at + 12 + length]
+        at += 16 + length
+
+
+def _curve(points: Sequence[tuple[int, float]]) -> Curve:
+    steps, values = np.array(points, float).T
+    order = np.argsort(steps, kind="stable")
+    return Curve(steps[order], values[order])
