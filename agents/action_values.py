@@ -16,7 +16,7 @@ from agents.streams import normal, paired
 from rlloss import Observed, Regularizer, ReturnEstimator, Target, ValueLoss, empirical_loss, frozen, settled, total
 from rlloss.numbers import only
 from rlloss.targets import action_outputs
-from rlloss.value_losses import ScalarTarget
+from rlloss.value_losses import ScalarHead, ScalarTarget
 
 # What regularisers may read of action values.
 OBSERVED = ("parameters", "action_values", "action", "features", "next_features")
@@ -166,7 +166,7 @@ def noise_of_passes(uniforms: Tensor, passes: int, count: int) -> tuple[Tensor |
     return tuple(normal(each)[:count] for each in uniforms.float().clamp(max=1 - 2**-24).chunk(passes))
 
 
-def report(metrics: Metrics) -> dict[str, float]:
+def report(metrics: Metrics, value_loss: ValueLoss) -> dict[str, float]:
     """The metrics of one update as numbers, by TensorBoard tag."""
     counted = metrics["mask"] if "mask" in metrics else torch.ones_like(metrics["td_error"], dtype=torch.bool)
     magnitude = metrics["td_error"][counted].abs().numpy()
@@ -180,4 +180,20 @@ def report(metrics: Metrics) -> dict[str, float]:
     }
     if "linear_zone" in metrics:
         numbers["td_error/linear_zone_share"] = float(metrics["linear_zone"][counted].float().mean())
+    if isinstance(value_loss, ScalarHead) and not parts.running(value_loss):
+        numbers["td_error/curvature"] = effective_curvature(value_loss, metrics["value"][counted], metrics["td_error"][counted])
     return numbers
+
+
+def effective_curvature(value_loss: ScalarHead, value: Tensor, error: Tensor) -> float:
+    """How strongly the loss curves where the errors are: the mean of ℓ″ over values [batch] and their errors [batch].
+
+        1/n Σ (ℓ(e + w) − 2ℓ(e) + ℓ(e − w)) / w²,  w = 1/20 of the mean |e|
+
+    Of Huber's loss it is the share of errors within δ. Differences of this width give a kink its part too: 2p(0) for |e|, where errors have the density p.
+    """
+    target, output = (value - error).double(), value_loss.transform(value.double())
+    width = 0.05 * (output - value_loss.transform(target)).abs().mean().clamp(min=1e-6)
+    around = output + width * torch.tensor([[1.0], [0.0], [-1.0]], dtype=torch.float64)
+    above, at, below = value_loss(around[..., None], target.expand_as(around))
+    return float((above - 2 * at + below).mean() / width**2)

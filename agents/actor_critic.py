@@ -246,6 +246,8 @@ class ActorCritic:
         gradient, (loss, (terms, outputs, log_probability, entropy)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
         metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
         metrics |= {"policy/entropy": entropy.mean()} | self._told(value_loss, outputs, target, log_probability - behaviour)
+        if hasattr(policy_loss, "beyond"):
+            metrics["policy/clip_fraction"] = policy_loss.beyond(log_probability - behaviour).float().mean()
         gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
         stopped, learned = state.stopped, self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
         if self.stops:
@@ -279,4 +281,4 @@ class ActorCritic:
 
     def report(self, metrics: Metrics) -> dict[str, float]:
         """The metrics of one update as numbers, by TensorBoard tag."""
-        return report(metrics)
+        return report(metrics, self.value_loss)

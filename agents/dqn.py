@@ -209,4 +209,4 @@ class DQN:
 
     def report(self, metrics: Metrics) -> dict[str, float]:
         """The metrics of one update as numbers, by TensorBoard tag."""
-        return report(metrics)
+        return report(metrics, self.value_loss)

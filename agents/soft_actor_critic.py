@@ -203,4 +203,4 @@ class SoftActorCritic:
 
     def report(self, metrics: Metrics) -> dict[str, float]:
         """The metrics of one update as numbers, by TensorBoard tag."""
-        return report(metrics)
+        return report(metrics, self.value_loss)

@@ -2,9 +2,10 @@
 
 Any of them fits A2C, PPO and offline agents: log π(a|s), log μ(a|s) and the advantage A in, the elementwise
 loss out, same shape; only log π has a gradient. The formulas are the functions of `policy_gradients.py`.
-A loss that keeps the ratio within a range has a second member, for agents that narrow the range while they train:
+A loss that keeps the ratio within a range has two more members, for agents that narrow the range while they train and tell how often it is left:
 
     narrowed  a share, 0-dim → the loss with its range multiplied by it
+    beyond    log π − log μ [...] → whether the ratio lies beyond the range, bool [...]
 """
 
 import dataclasses
@@ -88,6 +89,11 @@ class PPOClip:
         """The loss with `low` and `high` multiplied by a share, 0-dim."""
         return dataclasses.replace(self, low=share * self.low, high=share * self.high)
 
+    def beyond(self, log_ratio: Tensor) -> Tensor:
+        """Whether the ratio lies below 1 − low or above 1 + high, bool [...]."""
+        change = log_ratio.expm1()
+        return (change < -self.low) | (change > self.high)
+
 
 @frozen
 class PPOKL:
@@ -131,6 +137,10 @@ class SPO:
     def narrowed(self, share: Tensor) -> "SPO":
         """The loss with ε multiplied by a share, 0-dim; ε stays above 0, where the parabola would be infinitely steep."""
         return dataclasses.replace(self, epsilon=(share * self.epsilon).clamp(min=1e-6))
+
+    def beyond(self, log_ratio: Tensor) -> Tensor:
+        """Whether the ratio lies beyond the least of either parabola, bool [...]."""
+        return log_ratio.expm1().abs() > self.epsilon
 
 
 @frozen
