@@ -59,29 +59,19 @@ def landscape_main() -> None:
         options = parser.parse_intermixed_args()
         if (options.tensorboard or options.format) and not options.out:
             refuse(f"--{'tensorboard' if options.tensorboard else 'format'} is for figures, which need a directory; name it with --out DIRECTORY")
-        drawing = _drawing() if options.out else None
         chosen = list(chosen_losses(options.words)) if options.words else None
-        figures = {}
-        if drawing:
+        if options.out:
+            from agents import landscape_figures as drawing  # matplotlib is slow to import, and needed for this alone.
+
             refuse_unwritable(options.out, "directory for --out")
             figures = drawing.chosen_figures(chosen) if chosen else drawing.all_figures(pointwise_losses())
         _print_table([chosen] if chosen else sections(), options.markdown)
-        if drawing:
+        if options.out:
             for loss in chosen or ():
                 if not loss.of_error and not loss.histogram:
                     print(f"{loss.label} isn't drawn: its head holds neither one value nor a histogram", file=sys.stderr)
             for path in drawing.write(figures, options.out, options.format or "png", options.tensorboard):
                 print(path, file=sys.stderr)
-
-
-def _drawing() -> ModuleType:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("figures need matplotlib: pip install 'rlloss[figures]'") from error
-    from agents import landscape_figures
-
-    return landscape_figures
 
 
 def sections() -> list[list[Loss]]:

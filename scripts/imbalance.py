@@ -24,7 +24,6 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from results import interquartile_mean, interval
 
 from agents.config import build, compose
 from agents.demonstrations import Recording
@@ -32,6 +31,7 @@ from agents.display import quiet
 from agents.environments import Environment
 from agents.evaluation import Evaluation, evaluate
 from agents.run import Result, Run
+from agents.statistics import estimate
 from agents.training import train
 
 GAMMAS = (0.0, 1.0, 2.0, 5.0)
@@ -120,9 +120,9 @@ def row(setting: str, gamma: float, runs: Sequence[Run], results: Sequence[Resul
     """A row of the table: what came of all seeds with one loss."""
     returns = np.array([np.mean(result.evaluation_returns) for result in results])
     recall, alarms = np.mean([shares(*pair) for pair in zip(runs, results, strict=True)], 0)
-    low, high = interval(returns)
+    middle = estimate([returns])
     loss = "cross entropy" if gamma == 0 else f"focal, γ = {gamma:g}"
-    numbers = f"{returns.mean():.1f} | {interquartile_mean(returns):.1f} | {low:.1f} to {high:.1f} | {(recall + 1 - alarms) / 2:.3f} | {recall:.3f} | {alarms:.4f}"
+    numbers = f"{returns.mean():.1f} | {middle.value:.1f} | {middle.low:.1f} to {middle.high:.1f} | {(recall + 1 - alarms) / 2:.3f} | {recall:.3f} | {alarms:.4f}"
     return f"| {setting} | {loss} | {numbers} | {minutes:.1f} |"
 
 

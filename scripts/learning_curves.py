@@ -9,9 +9,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from agents.config import build, compose
+from agents.run_records import scalars
 from agents.training import train
 
 SEEDS = 16
@@ -43,9 +43,7 @@ def main() -> None:
 
 def curve(directory: Path) -> np.ndarray:
     """The mean episode return in each bin of environment steps."""
-    (path,) = directory.glob("events.out.tfevents.*")
-    found = [(event.step, value.simple_value) for event in LegacyEventFileLoader(str(path)).Load() for value in event.summary.value if value.tag == "rollout/episode_return"]
-    steps, returns = np.array(found).T
+    steps, returns = scalars(directory)["rollout/episode_return"]
     place = np.digitize(steps, BINS) - 1
     return np.array([returns[place == number].mean() if (place == number).any() else np.nan for number in range(len(BINS) - 1)])
 

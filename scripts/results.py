@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from scipy import stats
 
 from agents.config import build, compose
 from agents.display import quiet
 from agents.run import Result
+from agents.statistics import estimate
 from agents.training import train
 
 
@@ -51,19 +51,8 @@ def scores(results: Sequence[Result]) -> np.ndarray:
 def row(name: str, results: Sequence[Result], minutes: float) -> str:
     """A row of the table: name, steps, seeds, mean, interquartile mean, its interval, minutes."""
     found = scores(results)
-    low, high = interval(found)
-    return f"| {name} | {results[0].steps:,} | {len(found)} | {found.mean():.1f} | {interquartile_mean(found):.1f} | {low:.1f} to {high:.1f} | {minutes:.1f} |"
-
-
-def interquartile_mean(scores: np.ndarray) -> float:
-    """The mean of the middle half of scores [..., seeds]. Source: Agarwal et al., arXiv 2108.13264."""
-    return stats.trim_mean(scores, 0.25, axis=-1)
-
-
-def interval(scores: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the interquartile mean over seeds."""
-    found = stats.bootstrap((scores,), interquartile_mean, method="percentile", random_state=np.random.default_rng(0))
-    return found.confidence_interval.low, found.confidence_interval.high
+    middle = estimate([found])
+    return f"| {name} | {results[0].steps:,} | {len(found)} | {found.mean():.1f} | {middle.value:.1f} | {middle.low:.1f} to {middle.high:.1f} | {minutes:.1f} |"
 
 
 if __name__ == "__main__":

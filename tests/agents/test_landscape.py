@@ -84,7 +84,6 @@ def test_choices_are_combined(command):
 
 @pytest.mark.parametrize("words", [["loss.value=hl_gauss,two_hot,c51"], ["loss.value=c51", "bins=2,5,51,101"], ["loss.value=mse,two_hot", "vmin=10"]])
 def test_targets_of_chosen_histograms_are_drawn(command, tmp_path, words):
-    pytest.importorskip("matplotlib")
     command(*words, "--out", tmp_path)
     assert (tmp_path / "targets.png").stat().st_size > 5000 and (tmp_path / "value.png").exists() == ("mse" in words[0])
 
@@ -181,13 +180,9 @@ def test_mistakes_are_one_line(monkeypatch, capsys, words, expected):
     assert out == "" and stopped.value.code == 2 and error.count("\n") == 1 and error.startswith("rlloss-landscape: ") and expected in error
 
 
-def test_figures_without_matplotlib_are_one_line(monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    test_mistakes_are_one_line(monkeypatch, capsys, ["--out", str(tmp_path)], "pip install 'rlloss[figures]'")
-
-
 def test_figures_are_drawn_and_tensorboard_reads_them(command, tmp_path):
-    image = pytest.importorskip("matplotlib.image")
+    from matplotlib import image
+
     command("--out", tmp_path, "--tensorboard")
     names = ["classification", "pointwise", "policy", "targets"]
     assert sorted(path.stem for path in tmp_path.glob("*.png")) == names
@@ -204,7 +199,6 @@ def test_figures_are_drawn_and_tensorboard_reads_them(command, tmp_path):
 
 
 def test_chosen_losses_are_drawn_as_svg(command, tmp_path):
-    pytest.importorskip("matplotlib")
     command("loss.value=huber,quantile_huber,hl_gauss", "--out", tmp_path, "--format", "svg", "delta=0.5,1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["targets.svg", "value.svg"]
     assert (tmp_path / "value.svg").read_text().count("<path") > 10
@@ -212,7 +206,8 @@ def test_chosen_losses_are_drawn_as_svg(command, tmp_path):
 
 def test_what_a_policy_climbs_is_its_objective():
     """The integral of the gradient is −ℓ itself where nothing is detached; for V-trace A·(1 + log r) above ρ̄ and A·r below."""
-    figures = pytest.importorskip("agents.landscape_figures")
+    from agents import landscape_figures as figures
+
     ratio = torch.linspace(0.5, 2, 3001, dtype=torch.float64)
     climbed = figures._climbed(figures.SPO(), ratio, -1.0)
     torch.testing.assert_close(climbed, -ratio - 2.5 * (ratio - 1) ** 2, atol=1e-5, rtol=0)
