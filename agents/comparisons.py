@@ -43,6 +43,18 @@ class Configuration:
         return sum(score.failed for score in self.scores)
 
     @property
+    def reached(self) -> int:
+        """How many of its runs came to the threshold."""
+        return int(np.isfinite(self.numbers("reached")).sum())
+
+    @property
+    def seconds(self) -> float:
+        """The median of the times that its runs took; NaN where none is known."""
+        known = self.numbers("seconds")
+        known = known[np.isfinite(known)]
+        return float(np.median(known)) if len(known) else math.nan
+
+    @property
     def by_seed(self) -> dict[int, float]:
         """The final return of each seed."""
         return {score.seed: score.final for score in self.scores}
@@ -161,7 +173,7 @@ def sentence(comparison: Comparison, worth: float | None = None) -> str:
     if abs(found.value) > found.margin:
         told = f"{x} may be {'ahead of' if found.value > 0 else 'behind'} {y} by {by}, {seeds}, but not once corrected for {comparison.tests} comparisons (p = {comparison.p:.2g})"
     else:
-        told = f"No difference between {x} and {y} can be told at {seeds} ({signed})"
+        told = f"No difference between {x} and {y} can be told at {seeds} ({signed.replace(' (95%)', ', 95%')})"
     return f"{told}; {_needed(comparison, worth)}."
 
 
@@ -170,11 +182,11 @@ def _needed(comparison: Comparison, worth: float | None) -> str:
     told = statistics.smallest_told(found.deviation, found.seeds, found.paired, comparison.tests)
     worth = worth or _rounded(abs(found.value))
     needed = statistics.seeds_needed(worth, found.deviation, found.paired, comparison.tests)
-    smallest = f"so many show one of {plain(_rounded(told, 2))} or more"
+    smallest = f"so many can show one of {_rounded(told, 2):,g}"
     if needed <= found.seeds or not worth:
         return smallest
     count = f"more than {statistics.MOST_SEEDS:,}" if math.isinf(needed) else f"about {_rounded(needed, 2):,.0f}"
-    return f"{smallest}, {count} would be needed to see one of {plain(worth)}"
+    return f"{smallest}, {count} would be needed to see one of {worth:,g}"
 
 
 def _rounded(number: float, digits: int = 1) -> float:

@@ -123,13 +123,14 @@ def make_report(runs: Sequence[RunRecord], by: str | None = None, baseline: str 
 
 def _section(environment: Environment, found: list[Configuration], compared: list[Comparison], numbers: Sequence[str], swept: Sequence[str], by: Sequence[str], worth: float | None) -> Section:
     choices = [key for key in swept if key not in numbers]
-    tables = {"Results": report_tables.results(environment, found)}
+    tables = {"Return after training": report_tables.final_returns(found)}
     if compared:
-        tables["Against the baseline"] = report_tables.improvements(compared)
+        tables[f"Against {compared[0].baseline}"] = report_tables.improvements(compared)
+    tables["Speed of learning"] = report_tables.learning(environment, found)
     if told := report_tables.diagnostics(found):
         tables["Losses and gradients"] = told
     if any(each.chosen for each in found):
-        tables["Every setting"] = report_tables.settings(comparisons.configurations(environment, swept, swept))
+        tables["Every setting"] = report_tables.final_returns(comparisons.configurations(environment, swept, swept))
     drawings = list(report_figures.drawings(environment, found, compared, numbers, choices))
     return Section(environment, found, compared, [comparisons.sentence(each, worth) for each in compared], _notes(environment, found), tables, drawings)
 

@@ -124,7 +124,7 @@ def _finals(axes: Axes, found: Sequence[Configuration]) -> None:
     for index, each in enumerate(found):
         scores, estimate, colour = each.numbers("final"), statistics.estimate([each.numbers("final")]), style(index)["color"]
         jitter = (np.arange(len(scores)) * 0.618 % 1 - 0.5) * 0.5
-        axes.plot(scores, index + jitter, "o", color=colour, alpha=0.35, markersize=3.5, markeredgewidth=0)
+        axes.plot(scores, index + jitter, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
         axes.plot([estimate.low, estimate.high], [index, index], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot(estimate.value, index, "D", color=colour, markersize=6, markeredgecolor="white")
     axes.set(yticks=range(len(found)), yticklabels=[each.name for each in found], xlabel="final return", ylim=(len(found) - 0.4, -0.6))
@@ -172,7 +172,7 @@ def _sensitivity(axes: Axes, scores: Sequence[Score], key: str, choices: Sequenc
         at = {value: finals for value, finals in at.items() if len(finals)}
         estimates = [statistics.estimate([finals]) for finals in at.values()]
         for value, finals in at.items():
-            axes.plot(np.full(len(finals), value), finals, "o", color=style(index)["color"], alpha=0.3, markersize=3.5, markeredgewidth=0)
+            axes.plot(np.full(len(finals), value), finals, "o", color=style(index)["color"], alpha=0.4, markersize=4.5, markeredgewidth=0)
         margins = np.nan_to_num([[each.value - each.low, each.high - each.value] for each in estimates]).clip(0).T
         axes.errorbar(list(at), [each.value for each in estimates], yerr=margins, label=name, capsize=3, marker="D", markersize=4.5, **style(index))
     if wide:

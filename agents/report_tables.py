@@ -67,29 +67,36 @@ def steps_to_threshold(found: Configuration) -> Estimate:
     return statistics.estimate([found.numbers("reached")], statistics.median)
 
 
-def results(environment: Environment, found: Sequence[Configuration]) -> Table:
-    """Returns, failures, speed: one row a configuration."""
+def final_returns(found: Sequence[Configuration]) -> Table:
+    """The return after training, with failures: one row a configuration."""
     chosen = any(each.chosen for each in found)
-    heads = ["configuration", *["best other settings"] * chosen, "seeds", "failed"]
-    heads += [f"final return, {name}" for name in STATISTICS] + [f"area under the curve, {name}" for name in STATISTICS]
-    heads += ["reached", "median steps to the threshold"] * (environment.threshold is not None) + ["wall time"]
-    return Table(heads, [_result(environment, each, chosen) for each in found])
+    heads = ["configuration", *["best other settings"] * chosen, "seeds", "failed", *STATISTICS]
+    rows = [[word(each.name), *[word(" or ".join(each.chosen))] * chosen, *_counts(each), *map(interval, estimates(each, "final").values())] for each in found]
+    return Table(heads, rows)
 
 
-def _result(environment: Environment, found: Configuration, chosen: bool) -> list[Cell]:
-    cells = [word(found.name), *[word(" or ".join(found.chosen))] * chosen, number(len(found.scores), str(len(found.scores))), number(found.failures, str(found.failures))]
-    cells += [interval(each) for what in ("final", "area") for each in estimates(found, what).values()]
+def _counts(found: Configuration) -> list[Cell]:
+    return [number(count, str(count)) for count in (len(found.scores), found.failures)]
+
+
+def learning(environment: Environment, found: Sequence[Configuration]) -> Table:
+    """How fast configurations learned, in steps and in seconds."""
+    heads = ["configuration", *(f"area under the curve, {name}" for name in STATISTICS)]
     if environment.threshold is not None:
-        reached = int(np.isfinite(found.numbers("reached")).sum())
-        cells += [number(reached / len(found.scores), f"{reached} of {len(found.scores)}"), _steps(steps_to_threshold(found))]
-    seconds = found.numbers("seconds")
-    typical = float(np.nanmedian(seconds)) if np.isfinite(seconds).any() else math.nan
-    return [*cells, number(typical, duration(typical))]
+        heads += [f"runs that came to {environment.threshold:g}", "median steps there"]
+    return Table([*heads, "time with its population"], [_learned(environment, each) for each in found])
+
+
+def _learned(environment: Environment, found: Configuration) -> list[Cell]:
+    cells = [word(found.name), *map(interval, estimates(found, "area").values())]
+    if environment.threshold is not None:
+        cells += [number(found.reached / len(found.scores), f"{found.reached} of {len(found.scores)}"), _steps(steps_to_threshold(found))]
+    return [*cells, number(found.seconds, duration(found.seconds))]
 
 
 def _steps(found: Estimate) -> Cell:
-    say = [("never" if math.isinf(step) else f"{step:,.0f}") for step in found]
-    return Cell(say[0] if math.isnan(found.low) else f"{say[0]} ({say[1]} to {say[2]})", found.value)
+    say = ["never" if math.isinf(step) else f"{step:,.0f}" for step in found]
+    return Cell(say[0] if math.isnan(found.low) or len(set(say)) == 1 else f"{say[0]} ({say[1]} to {say[2]})", found.value)
 
 
 def improvements(comparisons: Sequence[Comparison]) -> Table:
@@ -122,12 +129,6 @@ def diagnostic(found: Configuration, tag: str) -> float:
     return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
 
 
-def settings(found: Sequence[Configuration]) -> Table:
-    """Every setting that was tried."""
-    heads = ["configuration", "seeds", "failed", *(f"final return, {name}" for name in STATISTICS)]
-    return Table(heads, [[word(each.name), number(len(each.scores), str(len(each.scores))), number(each.failures, str(each.failures)), *(interval(one) for one in estimates(each, "final").values())] for each in found])
-
-
 def markdown(table: Table) -> str:
     """A table in Markdown."""
     lines = [table.heads, ["---"] * len(table.heads), *([cell.text for cell in row] for row in table.rows)]
@@ -150,7 +151,7 @@ def configuration_numbers(environment: Environment, found: Configuration, compar
     row |= {"seeds": len(found.scores), "failed": found.failures}
     measured = {f"{what}_{name.lower()}": each for what in ("final", "area") for name, each in estimates(found, what).items()}
     if environment.threshold is not None:
-        row |= {"threshold": environment.threshold, "reached": int(np.isfinite(found.numbers("reached")).sum())}
+        row |= {"threshold": environment.threshold, "reached": found.reached}
         measured["steps_to_threshold_median"] = steps_to_threshold(found)
     if comparison:
         difference = comparison.difference
@@ -158,6 +159,5 @@ def configuration_numbers(environment: Environment, found: Configuration, compar
         row |= {"paired": difference.paired, "improvement_p_corrected": comparison.improvement_p}
         measured["improvement"] = comparison.improvement
     row |= {f"{name}{end}": value for name, each in measured.items() for end, value in zip(("", "_low", "_high"), each, strict=True)}
-    seconds = found.numbers("seconds")
-    row["wall_seconds_median"] = float(np.nanmedian(seconds)) if np.isfinite(seconds).any() else math.nan
+    row["wall_seconds_median"] = found.seconds
     return row | {tag: diagnostic(found, tag) for tag in DIAGNOSTICS}

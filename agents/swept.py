@@ -42,18 +42,22 @@ def choice_name(path: str, node: Mapping[str, Any], choices: Mapping[str, str]) 
 
     A class that no file names goes by its own name.
     """
-    group = path.replace(".", "/")
+    group, target = path.replace(".", "/"), node["_target_"]
+    among, _, last = group.rpartition("/")
+    if _files(among).get(last, {}).get("_target_") == target:  # One of a list, such as loss.regularizer.l2.
+        return last
     known = _files(group)
-    if (said := choices.get(group)) in known and known[said].get("_target_") in (node["_target_"], None):
+    if (said := choices.get(group)) in known and known[said].get("_target_", target) == target:
         return said
-    equal = {name: sum(node.get(key) == value for key, value in file.items()) for name, file in known.items() if file.get("_target_") == node["_target_"]}
-    return max(equal, key=equal.get) if equal else str(node["_target_"]).rpartition(".")[2]
+    equal = {name: sum(node.get(key) == value for key, value in file.items()) for name, file in known.items() if file.get("_target_") == target}
+    return max(equal, key=equal.get) if equal else str(target).rpartition(".")[2]
 
 
 @functools.cache
 def _files(group: str) -> dict[str, dict[str, Any]]:
-    """The choices of a group with what their files say."""
-    return {path.stem: yaml.safe_load(path.read_text()) or {} for path in sorted((config_directory() / group).glob("*.yaml"))}
+    """The choices of a group with what their files say of it; some say more than that."""
+    files = {path.stem: yaml.safe_load(path.read_text()) or {} for path in sorted((config_directory() / group).glob("*.yaml"))}
+    return {name: file.get(group, file) for name, file in files.items()}
 
 
 def environment_names(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -117,8 +121,7 @@ def _key(word: str, known: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> 
         return found[0]
     if found:
         raise ConfigError(f"--by {word} may be {' or '.join(found)}; say which")
-    last = {key.rpartition(".")[2]: key for key in known}
-    raise ConfigError(f"--by {word}: no run has this key{nearest(word, known) or nearest(word.rpartition('.')[2], last)}")
+    raise ConfigError(f"--by {word}: no run has this key{nearest(word, known) or nearest(word, [short(key, known) for key in known])}")
 
 
 def configuration(run: Mapping[str, Any], keys: Sequence[str]) -> str:
