@@ -182,7 +182,7 @@ def _needed(comparison: Comparison, worth: float | None) -> str:
     told = statistics.smallest_told(found.deviation, found.seeds, found.paired, comparison.tests)
     worth = worth or _rounded(abs(found.value))
     needed = statistics.seeds_needed(worth, found.deviation, found.paired, comparison.tests)
-    smallest = f"so many can show one of {_rounded(told, 2):,g}"
+    smallest = f"{found.seeds} seeds can show one of {_rounded(told, 2):,g}"
     if needed <= found.seeds or not worth:
         return smallest
     count = f"more than {statistics.MOST_SEEDS:,}" if math.isinf(needed) else f"about {_rounded(needed, 2):,.0f}"

@@ -90,7 +90,7 @@ def drawings(environment: Environment, found: Sequence[Configuration], compariso
         yield Drawing("efficiency", caption, lambda axes: _efficiency(axes, shown))
     for key in numbers:
         caption = f"Sensitivity: final return against {key}; points are runs, lines interquartile means with 95% intervals, other settings pooled."
-        yield Drawing(f"sensitivity_{key}", caption, lambda axes, key=key: _sensitivity(axes, environment.scores, key, choices))
+        yield Drawing(f"sensitivity_{key}", caption, lambda axes, key=key: _sensitivity(axes, environment.scores, key, choices, [each.name for each in found]))
     for tag, caption in DIAGNOSTICS.items():
         if any(tag in score.record.scalars for each in shown for score in each.scores):
             yield Drawing(tag.replace("/", "_"), f"{caption[0].upper()}{caption[1:]} ({tag}): median of runs, and their middle half.", lambda axes, tag=tag: _diagnostic(axes, shown, tag))
@@ -160,21 +160,24 @@ def _efficiency(axes: Axes, found: Sequence[Configuration]) -> None:
     axes.set_ylim(-0.02, 1.02)
 
 
-def _sensitivity(axes: Axes, scores: Sequence[Score], key: str, choices: Sequence[str]) -> None:
-    groups: dict[str, list[Score]] = {}
+def _sensitivity(axes: Axes, scores: Sequence[Score], key: str, choices: Sequence[str], names: Sequence[str]) -> None:
+    groups: dict[str, list[Score]] = {name: [] for name in names if any(configuration(score.settings, choices) == name for score in scores)}
     for score in scores:
         if isinstance(score.settings.get(key), (int, float)):
             groups.setdefault(configuration(score.settings, choices), []).append(score)
+    groups = {name: group for name, group in groups.items() if group}
     values = sorted({float(score.settings[key]) for group in groups.values() for score in group})
     wide = values[0] > 0 and values[-1] / values[0] >= 8
     for index, (name, group) in enumerate(list(groups.items())[:MOST]):
         at = {value: np.array([score.final for score in group if score.settings[key] == value]) for value in values}
         at = {value: finals for value, finals in at.items() if len(finals)}
         estimates = [statistics.estimate([finals]) for finals in at.values()]
-        for value, finals in at.items():
-            axes.plot(np.full(len(finals), value), finals, "o", color=style(index)["color"], alpha=0.4, markersize=4.5, markeredgewidth=0)
+        beside = 0.015 * (index - (len(groups) - 1) / 2)  # So that groups don't hide each other.
+        places = [value * (values[-1] / values[0]) ** beside if wide else value + (values[-1] - values[0]) * beside for value in at]
+        for place, finals in zip(places, at.values(), strict=True):
+            axes.plot(np.full(len(finals), place), finals, "o", color=style(index)["color"], alpha=0.3, markersize=4, markeredgewidth=0)
         margins = np.nan_to_num([[each.value - each.low, each.high - each.value] for each in estimates]).clip(0).T
-        axes.errorbar(list(at), [each.value for each in estimates], yerr=margins, label=name, capsize=3, marker="D", markersize=4.5, **style(index))
+        axes.errorbar(places, [each.value for each in estimates], yerr=margins, label=name, capsize=3, elinewidth=2, marker="D", markersize=5, **style(index))
     if wide:
         axes.set_xscale("log")
     axes.set_xticks(values, [f"{value:g}" for value in values])

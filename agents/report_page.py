@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from agents.report_figures import GRID, TEXT
+from agents.report_figures import GRID, PALETTE, TEXT
 
 
 class Figure(NamedTuple):
@@ -21,13 +21,14 @@ class Figure(NamedTuple):
     def inline(self) -> Markup:
         """The SVG as part of a page: it follows the page's colours and width."""
         drawn = self.svg[self.svg.index("<svg") :].replace(TEXT, "currentColor").replace(GRID, "var(--grid)")
+        drawn = drawn.replace("fill: #ffffff", "fill: none").replace("#ffffff", "var(--paper)")
+        for index, colour in enumerate(PALETTE):
+            drawn = drawn.replace(colour.lower(), f"var(--colour{index})")
         drawn = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"|(<svg[^>]*?) width="[^"]*"([^>]*?) height="[^"]*"', r"\1\2\3\4", drawn, count=1)
-        # The figure's and the axes' own backgrounds: that of the page shows.
-        drawn = re.sub(r"fill: #ffffff(?=; *(\"|stroke: none))", "fill: none", drawn)
         return Markup(re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL))
 
 
 def page(report: Any, figures: Mapping[str, Sequence[Figure]], aggregate: Figure | None) -> str:
     """The page of a report, with the figures of each environment by its name."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("agents", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("report.html.j2").render(report=report, figures=figures, aggregate=aggregate)
+    return environment.get_template("report.html.j2").render(report=report, palette=PALETTE, figures=figures, aggregate=aggregate)

@@ -6,11 +6,10 @@ Event files are read frame by frame without TensorBoard's loader, which is tens 
 import json
 import os
 import struct
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,6 @@ from agents.run_directory import CONFIG, RESULT
 EVENTS, FAILURE, OVERRIDES = "events.out.tfevents.*", "failure.json", ".hydra/overrides.yaml"
 EVALUATION, TRAINING = "evaluation/return_mean", "rollout/episode_return"
 SKIPPED = ("time/", "rollout/episode_length")
-WORTH_A_PROCESS = 50_000_000  # bytes of event files, about five seconds
 
 
 class Curve(NamedTuple):
@@ -52,12 +50,7 @@ class RunRecord:
 
 def read_runs(directories: Sequence[Path]) -> list[RunRecord]:
     """All runs that live in or below some directories, each once, in the order of their paths."""
-    found = sorted({run.resolve() for directory in directories for run in run_directories(directory)})
-    size = sum(path.stat().st_size for directory in found for path in directory.glob(EVENTS))
-    if size < WORTH_A_PROCESS or (os.cpu_count() or 1) < 2:
-        return [read_run(directory) for directory in found]
-    with ProcessPoolExecutor(min(os.cpu_count(), 8), mp_context=get_context("spawn")) as pool:
-        return list(pool.map(read_run, found, chunksize=max(len(found) // 64, 1)))
+    return [read_run(directory) for directory in sorted({run.resolve() for directory in directories for run in run_directories(directory)})]
 
 
 def run_directories(directory: Path) -> Iterator[Path]:
@@ -93,15 +86,17 @@ def _choices(directory: Path) -> dict[str, str]:
 
 def scalars(directory: Path) -> dict[str, Curve]:
     """The scalars of a run's event files by tag, but for those that no report reads."""
-    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    points: dict[str, tuple[array, array]] = defaultdict(lambda: (array("d"), array("d")))
     for path in sorted(directory.glob(EVENTS)):
         for record in _records(path.read_bytes()):
             event = Event.FromString(record)
             step = event.step
             for value in event.summary.value:
                 if value.WhichOneof("value") == "simple_value" and not value.tag.startswith(SKIPPED):
-                    points[value.tag].append((step, value.simple_value))
-    return {tag: _curve(found) for tag, found in points.items()}
+                    steps, values = points[value.tag]
+                    steps.append(step)
+                    values.append(value.simple_value)
+    return {tag: _curve(*found) for tag, found in points.items()}
 
 
 def _records(content: bytes) -> Iterator[bytes]:
@@ -115,7 +110,6 @@ def _records(content: bytes) -> Iterator[bytes]:
         at += 16 + length
 
 
-def _curve(points: Sequence[tuple[int, float]]) -> Curve:
-    steps, values = np.array(points, float).T
+def _curve(steps: array, values: array) -> Curve:
     order = np.argsort(steps, kind="stable")
-    return Curve(steps[order], values[order])
+    return Curve(np.array(steps)[order], np.array(values)[order])
