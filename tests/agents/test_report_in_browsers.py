@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -14,35 +13,12 @@ from agents import report
 from agents.config import build
 from agents.run_records import read_runs
 from agents.training import train
+from tests import chromium
 from tests.agents.test_report import HUBER, MSE, rising
 from tests.conftest import small_config
 from tests.sweeps import write_sweep
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LOSSES, SEEDS = ("mse", "huber"), (0, 1)
-
-# What a person would do and see, written into the page itself once it is there.
-LOOK = """
-<script>
-addEventListener("load", () => {
-  const table = document.querySelector("table"), first = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent);
-  const heads = [...table.querySelectorAll("th button")], orders = [first()];
-  for (const name of ["mean", "mean", "configuration"]) { heads.find(head => head.textContent === name).click(); orders.push(first()); }
-  const seen = {
-    orders,
-    sorted: table.querySelector("[aria-sort]").textContent,
-    figures: [...document.querySelectorAll("figure")].map(figure => ({
-      name: figure.id, width: figure.querySelector("svg").getBoundingClientRect().width, paths: figure.querySelectorAll("path, use").length,
-      shown: figure.querySelector("svg").checkVisibility(), caption: figure.querySelector("figcaption").textContent})),
-    fetched: performance.getEntriesByType("resource").map(entry => entry.name),
-    wide: document.documentElement.scrollWidth,
-    paper: getComputedStyle(document.body).backgroundColor,
-  };
-  const told = document.createElement("pre"); told.id = "told"; told.textContent = JSON.stringify(seen); document.body.append(told);
-});
-</script>
-"""
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
@@ -52,23 +28,49 @@ def page(tmp_path_factory):
     return directory / "report" / "index.html"
 
 
-def seen(page, tmp_path, *flags):
-    """What a browser sees of the page."""
-    looked = tmp_path / "looked.html"
-    looked.write_text(page.read_text().replace("</body>", f"{LOOK}</body>"))
-    words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", *flags, "--dump-dom", looked.as_uri()]
-    text = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
-    return json.loads(re.search(r'<pre id="told">(.*?)</pre>', text, re.DOTALL)[1].replace("&amp;", "&").replace("&gt;", ">").replace("&lt;", "<"))
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    if not chromium.COMMAND:
+        pytest.skip("there is no Chromium")
+    with chromium.browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_the_page_in_a_browser(page, tmp_path):
-    found = seen(page, tmp_path, "--window-size=1300,900")
-    assert found["orders"] == [["huber", "log_cosh", "mse"], ["huber", "log_cosh", "mse"], ["mse", "log_cosh", "huber"], ["huber", "log_cosh", "mse"]]
-    assert found["sorted"] == "configuration" and found["fetched"] == [] and found["paper"] == "rgb(255, 255, 255)"
-    assert len(found["figures"]) >= 5 and all(figure["shown"] and figure["width"] > 300 and figure["paths"] > 8 and figure["caption"] for figure in found["figures"])
-    phone = seen(page, tmp_path, "--window-size=500,900", "--blink-settings=preferredColorScheme=0")
-    assert phone["wide"] <= 500 and phone["paper"] == "rgb(22, 23, 26)" and all(300 < figure["width"] < 500 for figure in phone["figures"])
+FIGURES = """[...document.querySelectorAll("figure")].map(figure => ({
+  width: figure.querySelector("svg").getBoundingClientRect().width, drawn: figure.querySelectorAll("path, use").length,
+  shown: figure.querySelector("svg").checkVisibility(), caption: figure.querySelector("figcaption").textContent }))"""
+
+
+def head(name):
+    return f"[...document.querySelectorAll('table th button')].find(head => head.textContent === '{name}')"
+
+
+def first_column(tab):
+    return tab.eval("[...document.querySelector('table').tBodies[0].rows].map(row => row.cells[0].textContent)")
+
+
+def test_the_page_in_a_browser(page, tab):
+    tab.open(page.as_uri())
+    figures = tab.eval(FIGURES)
+    assert len(figures) >= 5 and all(figure["shown"] and figure["width"] > 300 and figure["drawn"] > 8 and figure["caption"] for figure in figures)
+    assert "huber beats mse by" in tab.eval("document.body.innerText") and tab.eval("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.requests == [page.as_uri()]
+
+
+def test_a_click_on_a_head_sorts(page, tab):
+    tab.open(page.as_uri())
+    assert first_column(tab) == ["huber", "log_cosh", "mse"]
+    for name, expected in (("mean", ["huber", "log_cosh", "mse"]), ("mean", ["mse", "log_cosh", "huber"]), ("configuration", ["huber", "log_cosh", "mse"]), ("configuration", ["mse", "log_cosh", "huber"])):
+        tab.click(head(name))
+        assert first_column(tab) == expected
+    assert tab.eval("document.querySelector('[aria-sort]').textContent") == "configuration"
+
+
+def test_the_page_on_a_phone_in_the_dark(page, tab):
+    tab.open(page.as_uri(), width=390, height=844, dark=True)
+    assert tab.eval("document.documentElement.scrollWidth") <= 390 and tab.eval("getComputedStyle(document.body).backgroundColor") == "rgb(22, 23, 26)"
+    assert all(300 < figure["width"] < 390 for figure in tab.eval(FIGURES))
+    assert tab.eval("getComputedStyle(document.querySelector('figure svg text')).fill") == "rgb(230, 230, 232)"
 
 
 def test_the_page_names_nothing_outside(page):
@@ -124,3 +126,12 @@ def test_tensorboards_hparams_table_has_a_row_a_configuration(finished):
     described = asked(finished, "plugin/hparams/experiment", {"includeMetrics": True})
     assert {"seed", "optimizer.learning_rate", "loss.value.delta"} <= {info["name"] for info in described["hparamInfos"]}
     assert "evaluation/return_mean" in {info["name"]["tag"] for info in described["metricInfos"]}
+
+
+def test_tensorboard_in_a_browser(finished, tab):
+    everything = """(function text(node) { return [...[...node.childNodes].map(child => child.nodeType === 3 ? child.data : text(child)), node.shadowRoot ? text(node.shadowRoot) : ""].join(" ") })(document.body)"""
+    tab.open(f"{finished}/#hparams")
+    tab.wait(f"(told => ['Trial ID', 'rlloss.MSE', 'rlloss.Huber', 'optimizer.learning_rate'].every(word => told.includes(word)))({everything})")
+    tab.open(f"{finished}/?again#images")
+    tab.wait(f"{everything}.includes('report/CartPole-v1/learning_curves')")
+    assert all(address.startswith((finished, "data:", "blob:")) for address in tab.requests)
