@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,7 @@ class Report:
     by: list[str]
     baseline: str | None
     sections: list[Section]
-    aggregate: Drawing | None = None
-    notes: list[str] = field(default_factory=list)
+    together: tuple[Table, Drawing] | None = None  # all environments, normalised
 
 
 class ReportLog(ImageLog):
@@ -118,7 +117,7 @@ def make_report(runs: Sequence[RunRecord], by: str | None = None, baseline: str 
     numbers = [key for key in swept if sum(isinstance(value, (int, float)) and not isinstance(value, bool) for value in {setting.get(key) for setting in known}) > 1]
     sections = [_section(environment, sides[environment.name], [each for each in compared if each.environment == environment.name], numbers, swept, keys, worth) for environment in found]
     title = " and ".join(environment.name for environment in found)
-    return Report(title, len(scores), keys, against, sections, _aggregate(found, sides))
+    return Report(title, len(scores), keys, against, sections, _together(found, sides, against))
 
 
 def _section(environment: Environment, found: list[Configuration], compared: list[Comparison], numbers: Sequence[str], swept: Sequence[str], by: Sequence[str], worth: float | None) -> Section:
@@ -129,6 +128,8 @@ def _section(environment: Environment, found: list[Configuration], compared: lis
     tables["Speed of learning"] = report_tables.learning(environment, found)
     if told := report_tables.diagnostics(found):
         tables["Losses and gradients"] = told
+    if failed := [score for score in environment.scores if score.failed]:
+        tables["Failed runs"] = report_tables.failures(failed, swept)
     if any(each.chosen for each in found):
         tables["Every setting"] = report_tables.final_returns(comparisons.configurations(environment, swept, swept))
     drawings = list(report_figures.drawings(environment, found, compared, numbers, choices))
@@ -140,8 +141,10 @@ def _notes(environment: Environment, found: Sequence[Configuration]) -> list[str
     notes = []
     if failed := sum(score.failed for score in environment.scores):
         notes.append(f"{failed} failed {'run counts' if failed == 1 else 'runs count'} with {comparisons.plain(environment.lowest)}, the lowest return of any run here, from where {'it' if failed == 1 else 'they'} failed on.")
+    if pruned := sum(score.pruned for score in environment.scores):
+        notes.append(f"{pruned} {'run that a search gave up counts' if pruned == 1 else 'runs that a search gave up count'} with the return at that step.")
     if environment.incomplete:
-        notes.append(f"{len(environment.incomplete)} runs aren't complete and are left out, such as {environment.incomplete[0].directory}.")
+        notes.append(f"{len(environment.incomplete)} {'run is' if len(environment.incomplete) == 1 else 'runs are'} not complete and left out, such as {environment.incomplete[0].directory}.")
     if environment.repeated:
         notes.append(f"{environment.repeated} runs are there twice, with the same settings and seed; the newer ones count.")
     if not environment.evaluated:
@@ -160,18 +163,18 @@ def _notes(environment: Environment, found: Sequence[Configuration]) -> list[str
     return notes
 
 
-def _aggregate(found: Sequence[Environment], sides: Mapping[str, Sequence[Configuration]]) -> Drawing | None:
-    """Returns of all environments, each on the scale from its lowest run to its highest; None where a configuration lacks one."""
-    names = [{each.name for each in side} for side in sides.values()]
-    if len(found) < 2 or not (shared := set.intersection(*names)):
+def _together(found: Sequence[Environment], sides: Mapping[str, Sequence[Configuration]], baseline: str | None) -> tuple[Table, Drawing] | None:
+    """Final returns of all environments, each on a scale from 0, its lowest run, to 1, its highest; None for one environment, or where they share no configuration."""
+    shared = set.intersection(*({each.name for each in side} for side in sides.values()))
+    if len(found) < 2 or not shared:
         return None
-    finals = {environment.name: np.array([score.final for score in environment.scores]) for environment in found}
-    scaled = {
-        each.name: [(other.numbers("final") - finals[name].min()) / max(np.ptp(finals[name]), 1e-12) for name, side in sides.items() for other in side if other.name == each.name]
-        for each in next(iter(sides.values()))
-        if each.name in shared
-    }
-    return report_figures.aggregated(scaled)
+    scaled: dict[str, list[np.ndarray]] = {}
+    for environment in found:
+        finals = np.array([score.final for score in environment.scores])
+        for each in sides[environment.name]:
+            if each.name in shared:
+                scaled.setdefault(each.name, []).append((each.numbers("final") - finals.min()) / max(np.ptp(finals), 1e-12))
+    return report_tables.normalised(scaled, baseline), report_figures.normalised(scaled)
 
 
 def write(report: Report, out: Path) -> None:
@@ -184,7 +187,7 @@ def write(report: Report, out: Path) -> None:
     drawn: dict[str, list[Figure]] = {}
     for section in report.sections:
         drawn[section.environment.name] = [_drawn(drawing, section.environment.name, out, log) for drawing in section.drawings]
-    aggregate = _drawn(report.aggregate, "all", out, log) if report.aggregate else None
+    together = _drawn(report.together[1], "all", out, log) if report.together else None
     text = markdown(report)
     log.text("report", text)
     log.flush()
@@ -195,7 +198,7 @@ def write(report: Report, out: Path) -> None:
         for each in section.configurations
     ]
     (out / "table.csv").write_text(report_tables.comma_separated(rows))
-    (out / "index.html").write_text(page(report, drawn, aggregate))
+    (out / "index.html").write_text(page(report, drawn, together))
 
 
 def _drawn(drawing: Drawing, environment: str, out: Path, log: ReportLog) -> Figure:
@@ -210,6 +213,8 @@ def _drawn(drawing: Drawing, environment: str, out: Path, log: ReportLog) -> Fig
 def markdown(report: Report) -> str:
     """The report's sentences, notes and tables in Markdown."""
     parts = [f"# {report.title}\n\n{report.runs} runs, by {', '.join(report.by) or 'nothing'}.\n"]
+    if report.together:
+        parts.append(f"\n## All environments\n\n{report_tables.markdown(report.together[0])}")
     for section in report.sections:
         parts.append(f"\n## {section.environment.name}\n")
         parts += ["\n" + "".join(f"- {line}\n" for line in lines) for lines in (section.sentences, section.notes) if lines]

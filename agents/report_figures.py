@@ -67,7 +67,9 @@ def rendered(drawing: Drawing) -> tuple[bytes, str]:
         drawing.draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
-            figure.legend(handles, labels, loc="outside lower center", ncols=1 if max(map(len, labels)) > 24 else 3 if max(map(len, labels)) < 12 else 2, handlelength=2.2)
+            columns = 3 if max(map(len, labels)) < 12 else 2 if max(map(len, labels)) < 26 else 1
+            figure.set_figheight(drawing.height + 0.17 * ((len(labels) - 1) // columns))  # So that a long legend leaves room for what it explains.
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.2)
         png, svg = io.BytesIO(), io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
         figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -198,8 +200,8 @@ def _diagnostic(axes: Axes, found: Sequence[Configuration], tag: str) -> None:
     _steps(axes, "")
 
 
-def aggregated(found: Mapping[str, Sequence[np.ndarray]]) -> Drawing:
-    """The figure of normalised returns over all environments: interquartile means with intervals."""
+def normalised(found: Mapping[str, Sequence[np.ndarray]]) -> Drawing:
+    """The figure of normalised returns [seeds] of all environments, by configuration: interquartile means with intervals."""
 
     def draw(axes: Axes) -> None:
         for index, (_, strata) in enumerate(found.items()):
@@ -209,4 +211,4 @@ def aggregated(found: Mapping[str, Sequence[np.ndarray]]) -> Drawing:
         axes.set(yticks=range(len(found)), yticklabels=list(found), xlabel="normalised final return", ylim=(len(found) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
 
-    return Drawing("aggregate", "All environments alike: interquartile mean of the normalised final return, with its 95% interval.", draw, max(1.1 + 0.38 * len(found), 2.2))
+    return Drawing("normalised", "Interquartile mean of the normalised final return over all environments, with its 95% interval, stratified by environment.", draw, max(1.1 + 0.38 * len(found), 2.2))

@@ -28,7 +28,7 @@ class Figure(NamedTuple):
         return Markup(re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL))
 
 
-def page(report: Any, figures: Mapping[str, Sequence[Figure]], aggregate: Figure | None) -> str:
+def page(report: Any, figures: Mapping[str, Sequence[Figure]], together: Figure | None) -> str:
     """The page of a report, with the figures of each environment by its name."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("agents", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("report.html.j2").render(report=report, palette=PALETTE, figures=figures, aggregate=aggregate)
+    return environment.get_template("report.html.j2").render(report=report, palette=PALETTE, figures=figures, together=together)

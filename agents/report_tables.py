@@ -11,8 +11,9 @@ import numpy as np
 from agents import statistics
 from agents.comparisons import Comparison, Configuration, plain
 from agents.report_figures import DIAGNOSTICS
-from agents.scores import Environment, late_mean
+from agents.scores import Environment, Score, late_mean
 from agents.statistics import Estimate
+from agents.swept import configuration
 
 STATISTICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {"IQM": statistics.interquartile_mean, "mean": statistics.mean, "median": statistics.median}
 
@@ -127,6 +128,29 @@ def diagnostic(found: Configuration, tag: str) -> float:
     """The median over runs of a tag's mean in the second half of training."""
     values = np.array([late_mean(score, tag) for score in found.scores])
     return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
+
+
+def normalised(found: Mapping[str, Sequence[np.ndarray]], baseline: str | None) -> Table:
+    """Normalised returns [seeds] of every environment, by configuration, and how often they are ahead of the baseline's."""
+    heads = ["configuration", *(f"normalised return, {name}" for name in STATISTICS), *[f"P(better than {baseline})"] * (baseline in found)]
+    rows = []
+    for name, strata in found.items():
+        cells = [word(name), *(interval(statistics.estimate(strata, statistic)) for statistic in STATISTICS.values())]
+        if baseline in found:
+            cells.append(word("–") if name == baseline else interval(statistics.probability_of_improvement(strata, found[baseline])))
+        rows.append(cells)
+    return Table(heads, rows)
+
+
+def failures(failed: Sequence[Score], swept: Sequence[str]) -> Table:
+    """The runs that failed: which, where and why."""
+    rows = []
+    for score in failed:
+        why = score.record.failure
+        step = float(why.get("step", math.nan))
+        cells = [word(configuration(score.settings, swept)), number(score.seed, str(score.seed)), number(step, "–" if math.isnan(step) else f"{step:,.0f}")]
+        rows.append([*cells, word(str(why.get("reason", "unknown"))), word(score.record.directory.name)])
+    return Table(["configuration", "seed", "step", "reason", "directory"], rows)
 
 
 def markdown(table: Table) -> str:

@@ -19,7 +19,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from agents.run_directory import CONFIG, RESULT
 
-EVENTS, FAILURE, OVERRIDES = "events.out.tfevents.*", "failure.json", ".hydra/overrides.yaml"
+EVENTS, FAILURE, PRUNED, OVERRIDES = "events.out.tfevents.*", "failure.json", "pruned.json", ".hydra/overrides.yaml"
 EVALUATION, TRAINING = "evaluation/return_mean", "rollout/episode_return"
 SKIPPED = ("time/", "rollout/episode_length")
 
@@ -33,13 +33,14 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as its directory tells it; `result` is None before it is complete, `failure` where it didn't fail."""
+    """One run as its directory tells it; `result` is None before it is complete, `failure` and `pruned` where it neither failed nor was given up."""
 
     directory: Path
     config: Mapping[str, Any]
     choices: Mapping[str, str]  # what the command line chose: {"loss/value": "huber"}
     result: Mapping[str, Any] | None
     failure: Mapping[str, Any] | None
+    pruned: Mapping[str, Any] | None
     scalars: Mapping[str, Curve]
 
     @property
@@ -54,18 +55,20 @@ def read_runs(directories: Sequence[Path]) -> list[RunRecord]:
 
 
 def run_directories(directory: Path) -> Iterator[Path]:
-    """The directories below one, itself too, in which a run lives; what lies within a run is not looked at."""
+    """The directories below one, itself too, in which a run lives; hidden ones, and those within a run, are not looked at."""
     for path, folders, files in os.walk(directory):
+        folders[:] = [] if CONFIG in files else [name for name in folders if not name.startswith(".")]
         if CONFIG in files:
-            folders.clear()
             yield Path(path)
 
 
 def read_run(directory: Path) -> RunRecord:
     """The run that lives in a directory."""
     config = _yaml(directory / CONFIG)
-    result, failure = _json(directory / RESULT), _json(directory / FAILURE)
-    return RunRecord(directory, config, _choices(directory), result, None if result else failure, scalars(directory))
+    result, failure, pruned = (_json(directory / name) for name in (RESULT, FAILURE, PRUNED))
+    if result:
+        failure = pruned = None
+    return RunRecord(directory, config, _choices(directory), result, failure, None if failure else pruned, scalars(directory))
 
 
 def _yaml(path: Path) -> Any:

@@ -1,7 +1,8 @@
 """The numbers that a report compares: each run's final return, its curve and the area under it, by environment.
 
-A run that failed counts with the lowest return that any run was evaluated at in its environment, from where it failed on. One
-that was stopped, or is still at work, is left out. Of the same run twice the newer one counts.
+A run that failed counts with the lowest return that any run was evaluated at in its environment, from where it failed on; one that
+a search gave up counts with its return at that step, to the end. One that was stopped, or is still at work, is left out. Of the same
+run twice the newer one counts.
 """
 
 import math
@@ -38,7 +39,12 @@ class Score:
     @property
     def failed(self) -> bool:
         """Whether the run failed."""
-        return self.record.failure is not None
+        return bool(self.record.failure)
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a search gave the run up."""
+        return bool(self.record.pruned)
 
     @property
     def seconds(self) -> float:
@@ -79,16 +85,16 @@ def usual_threshold(environment_id: str) -> float | None:
 
 
 def _environment(name: str, runs: Sequence[tuple[RunRecord, Mapping[str, Any]]], threshold: float | None) -> Environment | None:
-    ended = [(run, setting) for run, setting in runs if run.failure is not None or _final(run) is not None]
+    ended = [(run, setting) for run, setting in runs if run.failure or _final(run) is not None]
     counted = _newest(ended)
-    evaluated = all(len(run.scalars[EVALUATION].steps) > 1 if EVALUATION in run.scalars else False for run, _ in counted if run.failure is None)
+    evaluated = all(EVALUATION in run.scalars and len(run.scalars[EVALUATION].steps) > 1 for run, _ in counted if run.result)
     read = _evaluations if evaluated else _training
     curves = [read(run) for run, _ in counted]
     returns = [curve.values for curve in curves] + [np.array([final]) for run, _ in counted if (final := _final(run)) is not None]
     if not counted or not sum(map(len, returns)):
         return None
     lowest = float(np.nanmin(np.concatenate(returns)))
-    steps = np.unique(np.concatenate([curve.steps for (run, _), curve in zip(counted, curves, strict=True) if run.failure is None] or [curve.steps for curve in curves]))
+    steps = np.unique(np.concatenate([curve.steps for (run, _), curve in zip(counted, curves, strict=True) if run.result] or [curve.steps for curve in curves]))
     scores = [_score(run, setting, curve, steps, lowest, threshold) for (run, setting), curve in zip(counted, curves, strict=True)]
     incomplete = [run for run, _ in runs if all(run is not other for other, _ in ended)]
     return Environment(name, scores, threshold, lowest, evaluated, incomplete, len(ended) - len(counted))
@@ -103,17 +109,25 @@ def _newest(runs: Sequence[tuple[RunRecord, Mapping[str, Any]]]) -> list[tuple[R
 
 
 def _score(run: RunRecord, setting: Mapping[str, Any], curve: Curve, steps: np.ndarray, lowest: float, threshold: float | None) -> Score:
-    final = _final(run)
-    if run.failure is not None:
-        later = steps[steps > (curve.steps[-1] if len(curve.steps) else -1)]
-        curve, final = Curve(np.append(curve.steps, later), np.append(curve.values, np.full(len(later), lowest))), lowest
+    final = lowest if run.failure else _final(run)
+    if not run.result:
+        curve = _continued(curve, (run.failure or run.pruned).get("step", math.inf), steps, final)
     reached = statistics.crossing(*curve, threshold) if threshold is not None else math.nan
     return Score(run, setting, final, curve, statistics.area(*curve), reached)
 
 
+def _continued(curve: Curve, until: float, steps: np.ndarray, value: float) -> Curve:
+    """A curve up to a step, and one value at all later ones."""
+    own = curve.steps <= until
+    later = steps[steps > (curve.steps[own][-1] if own.any() else -1)]
+    return Curve(np.append(curve.steps[own], later), np.append(curve.values[own], np.full(len(later), value)))
+
+
 def _final(run: RunRecord) -> float | None:
-    """The mean return of the evaluation after training; None before there was one."""
-    return float(run.result["evaluation"]["return_mean"]) if run.result else None
+    """The mean return of the evaluation after training, or of that at which a search gave the run up; None before there was one."""
+    if run.result:
+        return float(run.result["evaluation"]["return_mean"])
+    return float(run.pruned["return_mean"]) if run.pruned else None
 
 
 def _evaluations(run: RunRecord) -> Curve:
@@ -130,7 +144,7 @@ def _training(run: RunRecord) -> Curve:
     if not len(filled):
         return Curve(np.empty(0), np.empty(0))
     means = np.bincount(place, values, minlength=BINS)[filled] / counts[filled]
-    whole = np.arange(filled[0], BINS if run.failure is None else filled[-1] + 1)
+    whole = np.arange(filled[0], BINS if run.result else filled[-1] + 1)
     return Curve(edges[1:][whole], means[np.searchsorted(filled, whole, side="right") - 1])
 
 

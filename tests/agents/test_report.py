@@ -63,6 +63,14 @@ def test_runs_are_found_at_any_depth_once_and_the_reports_own_folder_is_none(two
     assert len(list(run_directories(two_losses))) == 16 == len(read_runs([two_losses, two_losses / "3"]))
 
 
+def test_hydras_notes_are_no_run(tmp_path):
+    write_run(tmp_path / "0", [1.0, 2.0], MSE)
+    for directory in (tmp_path / "0" / ".hydra", tmp_path / "1" / ".hydra"):  # The second job never began.
+        directory.mkdir(parents=True)
+        (directory / "config.yaml").write_text("seed: 0\n")
+    assert list(run_directories(tmp_path)) == [tmp_path / "0"]
+
+
 def test_a_configuration_is_named_as_it_is_chosen():
     def names(*words):
         run = swept.settings(type("Run", (), {"config": compose(list(words)), "choices": {}}))
@@ -100,7 +108,11 @@ def test_environments_are_never_pooled(tmp_path):
     found = made(tmp_path)
     assert {section.environment.name: section.environment.threshold for section in found.sections} == {"CartPole-v1": 475, "Acrobot-v1": -100}
     assert all([each.name for each in section.configurations] == ["huber", "mse"] and len(section.configurations[0].scores) == 3 for section in found.sections)
-    assert found.by == ["loss.value"] and found.aggregate is not None
+    assert found.by == ["loss.value"]
+    table, _ = found.together
+    finals = [np.array([score.final for score in section.environment.scores]) for section in found.sections]
+    huber = [(section.configurations[0].numbers("final") - all_of.min()) / np.ptp(all_of) for section, all_of in zip(found.sections, finals, strict=True)]
+    assert [row[0].text for row in table.rows] == ["huber", "mse"] and table.rows[0][2].key == pytest.approx(np.mean(huber)) and len(table.rows[0]) == 5
 
 
 def test_the_numbers_of_a_configuration_are_those_written(tmp_path):
@@ -120,7 +132,27 @@ def test_a_failed_run_counts_with_the_lowest_return(tmp_path):
     (only,) = section.configurations
     assert only.failures == 1 and only.numbers("final").tolist() == [100, 5]
     assert only.scores[1].curve.values.tolist() == [50, 60] + [5] * 8 and only.scores[1].curve.steps.tolist() == list(STEPS)
-    assert any("1 failed run counts with 5.00" in note for note in section.notes) and any("1 runs aren't complete" in note for note in section.notes)
+    assert any("1 failed run counts with 5.00" in note for note in section.notes) and any("1 run is not complete" in note for note in section.notes)
+    (row,) = section.tables["Failed runs"].rows
+    assert [cell.text for cell in row] == ["all", "1", "2,000", "the loss is nan", "failed"]
+
+
+def test_what_a_failed_run_was_evaluated_at_later_doesnt_count(tmp_path):
+    write_run(tmp_path / "fine", [5.0] * 9 + [100.0], MSE)
+    write_run(tmp_path / "failed", [50.0] * 10, MSE, seed=1, failed=True)
+    (tmp_path / "failed" / "failure.json").write_text(json.dumps({"reason": "weights are nan", "term": "weights", "step": 2500}))
+    (only,) = made(tmp_path).sections[0].configurations
+    assert only.scores[1].curve.values.tolist() == [50, 50] + [5] * 8 and only.scores[1].final == 5
+
+
+def test_a_run_that_was_given_up_counts_with_its_return_then(tmp_path):
+    write_run(tmp_path / "fine", [5.0] * 9 + [100.0], MSE)
+    write_run(tmp_path / "pruned", [20.0, 30.0], MSE, seed=1, complete=False)
+    (tmp_path / "pruned" / "pruned.json").write_text(json.dumps({"step": 2000, "return_mean": 30.0}))
+    section = made(tmp_path).sections[0]
+    (only,) = section.configurations
+    assert only.scores[1].curve.values.tolist() == [20] + [30] * 9 and only.numbers("final").tolist() == [100, 30] and not only.failures
+    assert any("a search gave up" in note for note in section.notes)
 
 
 def test_of_the_same_run_twice_one_counts(tmp_path):
@@ -182,7 +214,7 @@ def test_choosing_by_other_seeds_flatters_nobody(tmp_path):
     generator = np.random.default_rng(0)
 
     def score(seed, rate):
-        record = type("Run", (), {"seed": seed, "failure": None, "result": {}})
+        record = type("Run", (), {"seed": seed, "failure": None, "pruned": None, "result": {}})
         return scores.Score(record, {"loss.value": "mse", "rate": rate}, generator.normal(), None, math.nan, math.nan)
 
     found = []
