@@ -150,9 +150,9 @@ def _notes(environment: Environment, found: Sequence[Configuration]) -> list[str
     if not environment.evaluated:
         notes.append("There are no evaluations during training, so curves, areas and steps to the threshold are of training episodes.")
     if any(each.chosen for each in found):
-        halved = all(each.halved for each in found if each.chosen)
-        way = "chosen by one half of the seeds and scored by the other, and the other way round, so that choosing flatters nobody"
-        notes.append(f"Each configuration stands with the best of its other settings, {way if halved else 'chosen by the same few seeds that score it, which flatters those with more settings to choose from'}.")
+        flattered = any(each.flattered for each in found)
+        way = "chosen by the same few seeds that score it, which flatters those with more settings to choose from" if flattered else "chosen by every third seed; the others score it"
+        notes.append(f"Each configuration stands with the best of its other settings, {way}.")
     few = min(len(each.scores) for each in found)
     if few == 1:
         notes.append("A configuration with one seed has no interval: nothing can be said of chance.")

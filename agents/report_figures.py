@@ -147,7 +147,7 @@ def _improvements(axes: Axes, comparisons: Sequence[Comparison], names: Sequence
         axes.plot([each.improvement.low, each.improvement.high], [row, row], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot(each.improvement.value, row, "D", color=colour, markersize=6, markeredgecolor="white")
     axes.axvline(0.5, color=TEXT, linewidth=0.8, linestyle=":")
-    axes.set(yticks=range(len(comparisons)), yticklabels=[each.name for each in comparisons], xlim=(0, 1), ylim=(len(comparisons) - 0.4, -0.6))
+    axes.set(yticks=range(len(comparisons)), yticklabels=[each.name for each in comparisons], xlim=(-0.02, 1.02), ylim=(len(comparisons) - 0.4, -0.6))
     axes.set_xlabel(f"P(better than {comparisons[0].baseline})")
     axes.grid(axis="y", visible=False)
 

@@ -72,7 +72,7 @@ def final_returns(found: Sequence[Configuration]) -> Table:
     """The return after training, with failures: one row a configuration."""
     chosen = any(each.chosen for each in found)
     heads = ["configuration", *["best other settings"] * chosen, "seeds", "failed", *STATISTICS]
-    rows = [[word(each.name), *[word(" or ".join(each.chosen))] * chosen, *_counts(each), *map(interval, estimates(each, "final").values())] for each in found]
+    rows = [[word(each.name), *[word(each.chosen)] * chosen, *_counts(each), *map(interval, estimates(each, "final").values())] for each in found]
     return Table(heads, rows)
 
 
@@ -171,7 +171,7 @@ def comma_separated(rows: Sequence[Mapping[str, object]]) -> str:
 
 def configuration_numbers(environment: Environment, found: Configuration, comparison: Comparison | None) -> dict[str, object]:
     """All numbers of a configuration, for the CSV."""
-    row: dict[str, object] = {"environment": environment.name, "configuration": found.name, "other_settings": " or ".join(found.chosen)}
+    row: dict[str, object] = {"environment": environment.name, "configuration": found.name, "other_settings": found.chosen}
     row |= {"seeds": len(found.scores), "failed": found.failures}
     measured = {f"{what}_{name.lower()}": each for what in ("final", "area") for name, each in estimates(found, what).items()}
     if environment.threshold is not None:

@@ -31,17 +31,13 @@ def test_the_probability_of_improvement_is_rliables_to_three_digits():
     found = statistics.probability_of_improvement(STRATA["x"], STRATA["y"], resamples=50_000)
     value, low, high = RLIABLE["improvement"]
     assert found.value == pytest.approx(value, abs=1e-12)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=2e-3)  # It moves in steps of 1/600.
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
 
 
 @pytest.mark.parametrize("side", STRATA)
 def test_performance_profiles_are_rliables_to_three_digits(side):
     found = np.stack(statistics.profile_band(STRATA[side], np.array(RLIABLE["levels"]), resamples=20_000), -1)
-    reference = np.array(RLIABLE["profiles"][side])
-    assert found[:, 0] == pytest.approx(reference[:, 0], abs=1e-12)
-    # Shares are counts of 30 runs: the bound of a bootstrap may fall on either side of one.
-    assert np.abs(found[:, 1:] - reference[:, 1:]).max() <= 1 / 30 + 1e-9
-    assert np.mean(np.abs(found[:, 1:] - reference[:, 1:]) < 1e-3) > 0.9
+    assert found == pytest.approx(np.array(RLIABLE["profiles"][side]), abs=1e-3)
 
 
 def test_the_bootstrap_of_a_few_seeds_has_the_quantiles_of_all_resamples():
