@@ -26,17 +26,18 @@ from omegaconf.errors import OmegaConfBaseException
 from agents import run_directory
 from agents.backends import backend
 from agents.command_help import groups, help_text
-from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, no_key, refuse, refuse_untrusted
+from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, no_key, refuse, refuse_deletions, refuse_untrusted
 from agents.demonstrations import Recording
 from agents.environments import UnrepeatableError
 from agents.evaluation import Evaluation, summary
 from agents.machine import NotEnoughMemory, Stopped
 from agents.population import Population
 from agents.run import Result, Run, refuse_oversized
-from agents.run_directory import RunDirectoryError
+from agents.run_directory import RunDirectoryError, shown
+from agents.sweep import RunFailed
 from agents.training import train
 
-MISTAKE = 2
+FAILED, MISTAKE = 1, 2
 
 
 def train_main() -> None:
@@ -74,48 +75,39 @@ def _start(words: Sequence[str]) -> None:
             task()
         except ValueError as error:  # Hydra raises it for flags that exclude each other.
             raise ConfigError(str(error)) from error
-    else:
-        jobs = _checked_jobs(options.overrides, options.multirun)
-        try:
-            task()
-        except KeyboardInterrupt:
-            if left := jobs[len(started) :]:
-                names = ["; ".join(word for word in job if any(word not in other for other in jobs)) for job in left]
-                print(f"{len(left)} of {len(jobs)} jobs were not started: {', '.join(names)}")
-            raise
+        return
+    _check(options.overrides, options.multirun)
+    try:
+        task()
+    except KeyboardInterrupt:
+        if options.multirun and started:
+            _say_not_started(options.overrides, len(started))
+        raise
 
 
-def _checked_jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
-    """The words of every job, each built once, so that no mistake is found after the first has been trained."""
+def _check(overrides: Sequence[str], multirun: bool) -> None:
+    """Find all mistakes of a single run before Hydra starts; those of a sweep's jobs are found by the sweeper."""
     for word in overrides:
         if not word.startswith("~") and not word.partition("=")[1]:
             raise ConfigError(f"{word} is not understood; write name=value, such as seed=3")
-    jobs = [list(overrides)]
-    if multirun:
-        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), max_batch_size=None)[0]
-    for job in jobs:
-        words = [word for word in job if not word.startswith(("hydra/launcher", "hydra/sweeper"))]
-        _refuse_deletions(words)
-        refuse_oversized([build(compose(words))])
+    if not multirun:
+        refuse_deletions(overrides)
+        refuse_oversized([build(compose(overrides))])
     _check_directories(overrides)
-    return jobs
+
+
+def _say_not_started(overrides: Sequence[str], started: int) -> None:
+    """Name the jobs of a sweep that was stopped, where they are trained one after the other."""
+    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), max_batch_size=None)[0]
+    if left := jobs[started:]:
+        names = ["; ".join(word for word in job if any(word not in other for other in jobs)) for job in left]
+        print(f"{len(left)} of {len(jobs)} jobs were not started: {', '.join(names)}")
 
 
 def _check_directories(overrides: Sequence[str]) -> None:
     directories = [word.partition("=")[2] for word in overrides if word.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
     for directory in directories or ["runs"]:
         run_directory.refuse_used(Path(directory))
-
-
-def _refuse_deletions(words: Sequence[str]) -> None:
-    """Refuse to delete an argument of a class, unless another class is put in its place: its own default would silently be used."""
-    deleted = [word[1:].partition("=")[0] for word in words if word.startswith("~")]
-    whole = OmegaConf.create(compose([word for word in words if not word.startswith("~")])) if deleted else None
-    for key in deleted:
-        parent = key.replace("/", ".").rpartition(".")[0]
-        node = OmegaConf.select(whole, parent) if parent else None
-        if "_target_" in (node or {}) and not any(word.lstrip("+").startswith(f"{parent}._target_=") for word in words):
-            raise ConfigError(f"~{key}: it can't be deleted, {node._target_} would silently use a default of its own; give it a value, {key}=…")
 
 
 def _train_one(config: DictConfig) -> float:
@@ -133,7 +125,7 @@ def _train(run: Run, *, resume: bool = False) -> float:
         if run_directory.read_result(run.directory):
             print(f"the run is complete; see it with {_tensorboard(run.directory)}")
         elif list(run.directory.glob("checkpoint-*")):
-            print(f"stopped; continue with: {_command('rlloss-train')} resume={_shown(run.directory)}")
+            print(f"stopped; continue with: {_command('rlloss-train')} resume={shown(run.directory)}")
         raise
 
 
@@ -165,7 +157,7 @@ def _report(result: Result) -> float:
         print(f"step {result.steps:,}, everything is saved")
         raise Stopped(result.stopped_by)
     _print_evaluation(result.evaluation_returns)
-    print(f"run directory: {_shown(directory)}")
+    print(f"run directory: {shown(directory)}")
     print(f"TensorBoard:   {_tensorboard(directory)}")
     return summary(result.evaluation_returns)["mean"]
 
@@ -210,7 +202,7 @@ def _evaluate(directory: Path, episodes: int, seed: int | None, record: Path | N
     told = {"started": population.started} | ({"tell": [recording]} if record else {})
     returns = backend(run.environment).evaluate(act, [run.environment], population.observation.numpy(), seeds, step, settings, **told)[0]
     if record:
-        print(f"recorded {recording.write(record):,} steps in {_shown(record)}")
+        print(f"recorded {recording.write(record):,} steps in {shown(record)}")
     return returns
 
 
@@ -241,6 +233,8 @@ def one_line(command: str) -> Iterator[None]:
         message = str(error)
     except (HydraException, OmegaConfBaseException) as error:
         message = in_words(error)
+    except RunFailed:
+        sys.exit(FAILED)
     else:
         return
     _say(command, message)
@@ -300,15 +294,8 @@ def _not_chosen(key: str) -> str:
 def _command(name: str) -> str:
     """How this command is called here: by name where it's on the PATH, else by its file."""
     beside = Path(sys.executable).parent / name
-    return name if shutil.which(name) or not beside.exists() else _shown(beside)
+    return name if shutil.which(name) or not beside.exists() else shown(beside)
 
 
 def _tensorboard(directory: Path) -> str:
-    return f"{_command('tensorboard')} --logdir {_shown(directory)}"
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
-    path = Path(path)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
+    return f"{_command('tensorboard')} --logdir {shown(directory)}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -124,11 +125,13 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, 
         recorder.outputs(outputs)
         package = cache_directory() / f"{recorder.key(Path(__file__).read_bytes() + Path(substitutions.__file__).read_bytes())}.pt2"
         if not package.exists():
-            say(f"compiling {name} ({recorder.operations} operations), once for this structure …")
-            started = time.perf_counter()
-            with _quiet():
-                _compile(flat, trial, stacked, sorted(recorder.used), package)
-            say(f"compiled {name} in {time.perf_counter() - started:.1f} s, kept in {package.parent}")
+            with FileLock(package.with_suffix(".lock")):  # Another process may be at it.
+                if not package.exists():
+                    say(f"compiling {name} ({recorder.operations} operations), once for this structure …")
+                    started = time.perf_counter()
+                    with _quiet():
+                        _compile(flat, trial, stacked, sorted(recorder.used), package)
+                    say(f"compiled {name} in {time.perf_counter() - started:.1f} s, kept in {package.parent}")
         return functools.partial(_load(package).run, [leaves[index] for index in sorted(recorder.used)])
     except Exception as error:  # Whatever the compiler's trouble is, training can go on without it.
         warnings.warn(f"{_reason(name, error)}; training goes on without compiling, several times slower, as with compile=false", stacklevel=2)

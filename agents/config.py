@@ -9,7 +9,7 @@ import re
 import traceback
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import nn
 
 from agents import recipes
 from agents.backends import backend
+from agents.composition import container
 from agents.environments import Environment
 from agents.modules import Module
 from agents.replay import memory
@@ -31,6 +32,7 @@ from rlloss import register
 OURS = ("rlloss", "agents", "gymnasium")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 RESERVED = ("_target_", "_partial_")
+Spaces = Callable[[Environment], dict[str, Any]]
 
 
 class ConfigError(ValueError):
@@ -59,14 +61,8 @@ def _composed(words: Sequence[str]) -> dict[str, Any]:
     return container(hydra_compose("train", list(words)))
 
 
-def container(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain values; references such as ${network} stay, so that each thing is said once."""
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return OmegaConf.to_container(config, resolve=False)
-
-
-def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
-    """The run that a config describes, its environment tried once for its spaces.
+def build(config: Mapping[str, Any], directory: Path | None = None, spaces: Spaces | None = None) -> Run:
+    """The run that a config describes, its environment tried once for its spaces, unless a function gives those.
 
     Raises ConfigError for anything that is wrong, with the key.
     """
@@ -78,10 +74,10 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
     environment = builder.build("env")
     if not isinstance(environment, Environment):
         raise ConfigError(f"env: expected an Environment, got {_kind(environment)}; choose one with env=name")
-    spaces = _spaces(environment)
+    both = (spaces or spaces_of)(environment)
     plain = {name: _typed(config[name], int, name) for name in LOWEST}
     _typed(config["compile"], bool, "compile")
-    agent = builder.build("agent", **spaces)
+    agent = builder.build("agent", **both)
     if unread := [name for name, part in config.get("loss", {}).items() if part and f"loss.{name}" not in builder.read]:
         raise ConfigError(f"loss.{unread[0]} is not read by {config['agent'].get('_target_')}; leave it out")
     try:
@@ -91,6 +87,39 @@ def build(config: Mapping[str, Any], directory: Path | None = None) -> Run:
     if any(str(name).partition(".")[0] not in OURS for path, name in _code_names(config) if not path.startswith("env.")):
         _try_out(run)
     return run
+
+
+def build_all(configs: Sequence[Mapping[str, Any]], directories: Sequence[Path | None]) -> list[Run]:
+    """The runs that many configs describe, as `build` makes each; what they have in common is made once, each environment is tried once."""
+    made: dict[str, Run] = {}
+    tried: dict[str, dict[str, Any]] = {}
+
+    def spaces(environment: Environment) -> dict[str, Any]:
+        name = repr(environment)
+        return tried[name] if name in tried else tried.setdefault(name, spaces_of(environment))
+
+    def of(config: Mapping[str, Any], directory: Path | None) -> Run:
+        others = repr({**config, "seed": None})
+        if others not in made or "${seed}" in others:
+            made[others] = build(config, directory, spaces)
+            return made[others]
+        try:
+            return dataclasses.replace(made[others], seed=_typed(config["seed"], int, "seed"), directory=directory, config=config)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    return [of(config, directory) for config, directory in zip(configs, directories, strict=True)]
+
+
+def refuse_deletions(words: Sequence[str]) -> None:
+    """Refuse to delete an argument of a class, unless another class is put in its place: its own default would silently be used."""
+    deleted = [word[1:].partition("=")[0] for word in words if word.startswith("~")]
+    whole = OmegaConf.create(compose([word for word in words if not word.startswith("~")])) if deleted else None
+    for key in deleted:
+        parent = key.replace("/", ".").rpartition(".")[0]
+        node = OmegaConf.select(whole, parent) if parent else None
+        if "_target_" in (node or {}) and not any(word.lstrip("+").startswith(f"{parent}._target_=") for word in words):
+            raise ConfigError(f"~{key}: it can't be deleted, {node._target_} would silently use a default of its own; give it a value, {key}=…")
 
 
 def _try_out(run: Run) -> None:
@@ -109,7 +138,8 @@ def _try_out(run: Run) -> None:
         raise ConfigError(f"agent: its first update fails: {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})") from error
 
 
-def _spaces(environment: Environment) -> dict[str, Any]:
+def spaces_of(environment: Environment) -> dict[str, Any]:
+    """The spaces that an agent needs of its environment, which is made once for them; raises ConfigError where that fails."""
     if not environment.id:
         raise ConfigError("env.id is empty; name a Gymnasium environment, such as env.id=CartPole-v1, or choose one with env=name")
     try:
@@ -134,14 +164,26 @@ class Builder:
     """Makes values of config nodes with `_target_`, checking names and types against the target's own."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.root = OmegaConf.create(dict(config))
+        self.config = config
         self.read: set[str] = set()
+
+    @functools.cached_property
+    def root(self) -> DictConfig:
+        """The config as OmegaConf's, which takes longer to make than all else here: for what plain values can't tell."""
+        return OmegaConf.create(dict(self.config))
 
     def build(self, path: str, **given: Any) -> Any:
         """The value of the node at a dotted path; `given` are arguments that no config can hold, for all in it that take them."""
-        node = OmegaConf.select(self.root, path)
-        raw = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
-        return self._value(raw, path, **given)
+        return self._value(self._node(path), path, **given)
+
+    def _node(self, path: str) -> Any:
+        node = self.config
+        for name in path.split("."):
+            if not isinstance(node, Mapping) or name not in node:
+                node = OmegaConf.select(self.root, path)
+                return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+            node = node[name]
+        return node
 
     def _value(self, node: Any, path: str, **given: Any) -> Any:
         if reference := _reference(node):

@@ -90,13 +90,13 @@ def interruptible() -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def threads(runs: int) -> Iterator[None]:
-    """One torch thread for a small run, as many as cores for a population, and the old number afterwards.
+    """One torch thread for a small run, as many as cores (or as torch was given) for a population, and the old number afterwards.
 
     Never more threads than runs: then each run's sums are made by one thread, in one order, so that
     a run ends the same in any population.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(min(runs, cores()))
+    torch.set_num_threads(min(runs, cores(), before))
     try:
         yield
     finally:

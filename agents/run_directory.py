@@ -55,6 +55,14 @@ def claim(directory: Path, config: Mapping[str, Any]) -> None:
         raise RunDirectoryError(f"can't write to {directory}: {error.strerror}; choose another hydra.run.dir") from error
 
 
+def clear_unstarted(directory: Path) -> None:
+    """Delete what a run left that was killed before its first checkpoint, so that it can begin again."""
+    if (directory / CONFIG).exists() and not checkpoints(directory) and not (directory / RESULT).exists():
+        with locked(directory):
+            for path in [directory / CONFIG, *directory.glob("events.out.tfevents.*"), *directory.glob(f".{CHECKPOINT}*")]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the directory while training; the system frees it when the process dies, however it dies.
@@ -99,9 +107,14 @@ def drop_checkpoints(directory: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
+def checkpoints(directory: Path) -> frozenset[int]:
+    """The steps of the checkpoints in a directory."""
+    return frozenset(int(path.name.removeprefix(CHECKPOINT)) for path in directory.glob(f"{CHECKPOINT}*"))
+
+
 def newest_checkpoint(directories: Sequence[Path]) -> int:
     """The last step for which all these runs have a checkpoint; raises RunDirectoryError if there is none."""
-    steps = [{int(path.name.removeprefix(CHECKPOINT)) for path in directory.glob(f"{CHECKPOINT}*")} for directory in directories]
+    steps = [checkpoints(directory) for directory in directories]
     common = set.intersection(*steps)
     if not common:
         listing = ", ".join(str(directory) for directory, found in zip(directories, steps, strict=True) if not found) or "these runs together"
@@ -131,6 +144,12 @@ def read_result(directory: Path) -> dict[str, Any] | None:
     """What result.json says, None before a run is complete."""
     path = directory / RESULT
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _to_disk(path: Path) -> None:

@@ -1,0 +1,117 @@
+"""Training a sweep: what is left of it, in populations, each by a worker, and what came of every job."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
+from rich.console import Console
+
+from agents import sweep
+from agents.config import build_all, refuse_deletions
+from agents.hydra_jobs import hydra_jobs
+from agents.machine import Stop, Stopped, interruptible
+from agents.run import Run, refuse_oversized
+from agents.run_directory import RunDirectoryError, refuse_unwritable, shown
+from agents.sweep import Job, Standing, Task
+from agents.sweep_display import SweepDisplay
+from agents.workers import Backend, Finished, Lost, Outcome
+
+SIZE = 32  # runs in a population, where nothing better is known
+ATTEMPTS = 2  # of a population whose worker died
+LOCK = "sweep.lock"
+
+
+def check(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+    """Raise ConfigError, RunDirectoryError or NotEnoughMemory, in one line, if one of these jobs, given by their words, can't be trained."""
+    for words in jobs:
+        refuse_deletions([word for word in words if not word.startswith(("hydra.", "hydra/"))])
+    made = [each.job for each in hydra_jobs(loader, master, jobs, 0)]
+    for run in build_all([job.config for job in made], [job.directory for job in made]):
+        refuse_oversized([run])
+    sweep.refuse_shared(made)
+
+
+class Sweep:
+    """All jobs of a sweep, each built once, so that no mistake is found after the first was trained.
+
+    Raises ConfigError or RunDirectoryError in one line.
+    """
+
+    def __init__(self, jobs: Sequence[Job], directory: Path, *, size: int | None, workers: int) -> None:
+        self.jobs, self.directory, self.size, self.workers = jobs, directory, size, workers
+        self.runs: list[Run] = build_all([job.config for job in jobs], [job.directory for job in jobs])
+        sweep.refuse_shared(jobs)
+        refuse_unwritable(directory, "hydra.sweep.dir")
+        self.standings: list[Standing] = [sweep.standing(job) for job in jobs]
+        self.tasks = self.planned(range(len(jobs)))
+
+    def planned(self, places: Sequence[int]) -> list[Task]:
+        """What is left to train of some jobs, in populations."""
+        left = [place for place in places if self.standings[place].value is None]
+        groups = sweep.groups([self.runs[place] for place in left], [self.standings[place] for place in left])
+        at_least = -(-self.workers // max(len(groups), 1))
+        parts = [(part, step) for alike, step in groups for part in sweep.split(alike, sweep.shares(len(alike), self.size or SIZE, at_least))]
+        return [Task(tuple(self.jobs[left[place]] for place in part), step) for part, step in parts]
+
+    def plan(self) -> str:
+        """What will be done, in one line."""
+        complete = sum(standing.value is not None for standing in self.standings)
+        return sweep.in_words(self.tasks, complete, self.workers, None)
+
+    def listed(self) -> list[Outcome]:
+        """Print the plan and every population with its runs' directories; train nothing."""
+        print(self.plan())
+        complete = [f"  {shown(job.directory)}" for job, standing in zip(self.jobs, self.standings, strict=True) if standing.value is not None]
+        lines = ["complete:", *complete] if complete else []
+        for name, task in zip(sweep.names(self.tasks), self.tasks, strict=True):
+            lines += [f"{name}: {sweep.counted(len(task.jobs), 'run')}{f' from step {task.step:,}' if task.step else ''}"]
+            lines += [f"  {shown(job.directory)}" for job in task.jobs]
+        print("\n".join(lines))
+        return [Outcome(standing.value) for standing in self.standings]
+
+    def train(self, backend: Backend) -> list[Outcome]:
+        """Train what is left, and say how it goes; what came of every job.
+
+        Raises Stopped if a signal asked to end: everything is saved then.
+        """
+        found = {job.directory: Outcome(standing.value) for job, standing in zip(self.jobs, self.standings, strict=True)}
+        display = SweepDisplay(Console())
+        display.say(self.plan())
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.directory / LOCK, blocking=False), interruptible() as stopped:
+                found |= self._outcomes(backend, display, stopped)
+        except Timeout as error:
+            raise RunDirectoryError(f"another process is training in {self.directory}") from error
+        finally:
+            display.close()
+            backend.close()
+        if failed := [(job, found[job.directory]) for job in self.jobs if found[job.directory].failure is not None]:
+            display.failures(failed)
+        if stopped():
+            raise Stopped(stopped.number)
+        return [found[job.directory] for job in self.jobs]
+
+    def _outcomes(self, backend: Backend, display: SweepDisplay, stopped: Stop) -> dict[Path, Outcome]:
+        """By directory. A population whose worker died is trained again, from its checkpoints."""
+        found: dict[Path, Outcome] = {}
+        tasks = self.tasks
+        for _ in range(ATTEMPTS):
+            display.begin(tasks)
+            lost: list[Job] = []
+            for event in backend.train(tasks, stopped):
+                display.show(event)
+                if isinstance(event, Finished):
+                    found |= {job.directory: outcome for job, outcome in zip(tasks[event.task].jobs, event.outcomes, strict=True)}
+                elif isinstance(event, Lost):
+                    found |= {job.directory: Outcome(failure=event.reason) for job in tasks[event.task].jobs}
+                    lost += tasks[event.task].jobs
+            if not lost or stopped():
+                break
+            places = [place for place, job in enumerate(self.jobs) if job in lost]
+            for place in places:
+                self.standings[place] = sweep.standing(self.jobs[place])
+            tasks = self.planned(places)
+        return found

@@ -1,0 +1,135 @@
+"""Worker processes of this machine: one torch thread each, as many populations at a time as there are cores."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+from agents.machine import Stop, Stopped, cores
+from agents.sweep import Task
+
+POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 60.0  # before a worker that was asked to end is killed
+
+
+class Worker(NamedTuple):
+    """A process and the parent's end of the pipe to it."""
+
+    process: Any
+    pipe: Connection
+
+
+class Processes:
+    """Trains populations in processes of this machine, which live until they are closed or this process ends, however it ends."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or cores()
+        self._idle: list[Worker] = []
+
+    def train(self, tasks: Sequence[Task], stopped: Stop) -> Iterator[Any]:
+        """See `agents.workers.Backend`."""
+        from agents.workers import Finished, Lost
+
+        waiting, busy, told = deque(enumerate(tasks)), {}, 0
+        try:
+            while busy or (waiting and not stopped()):
+                while waiting and len(busy) < self.workers and not stopped():
+                    place, task = waiting.popleft()
+                    worker = self._idle.pop() if self._idle else _started()
+                    worker.pipe.send((place, task))
+                    busy[worker.pipe] = worker, place
+                if stopped() and not told:
+                    told = 1
+                    for worker, _ in busy.values():
+                        os.kill(worker.process.pid, signal.SIGINT)
+                for pipe in wait(list(busy), POLL_SECONDS):
+                    worker, place = busy[pipe]
+                    try:
+                        event = pipe.recv()
+                    except (EOFError, OSError):
+                        del busy[pipe]
+                        yield Lost(place, _death(worker))
+                        continue
+                    if isinstance(event, Finished):
+                        del busy[pipe]
+                        self._idle.append(worker)
+                    yield event
+        finally:
+            for worker, _ in busy.values():
+                _end(worker, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End all workers."""
+        while self._idle:
+            _end(self._idle.pop(), signal.SIGTERM)
+
+
+def _started() -> Worker:
+    context = multiprocessing.get_context("spawn")  # A forked process can't use torch's threads.
+    mine, its = context.Pipe()
+    process = context.Process(target=_work, args=(its,), daemon=False, name="rlloss worker")
+    process.start()
+    its.close()
+    return Worker(process, mine)
+
+
+def _end(worker: Worker, number: int) -> None:
+    worker.pipe.close()
+    if worker.process.is_alive():
+        os.kill(worker.process.pid, number)
+    worker.process.join()
+    worker.process.close()
+
+
+def _death(worker: Worker) -> str:
+    """Why a worker is no more."""
+    worker.pipe.close()
+    worker.process.join()
+    code = worker.process.exitcode
+    worker.process.close()
+    if code == -signal.SIGKILL:
+        return "its worker process was killed (by the system where memory ran out)"
+    return f"its worker process was ended by {signal.Signals(-code).name}" if code < 0 else f"its worker process ended with code {code}"
+
+
+def _work(pipe: Connection) -> None:
+    """A worker's life: train what comes through the pipe, until that is closed."""
+    os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Until there is something to stop.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    from agents.workers import Said, train_task
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            place, task = pipe.recv()
+        except EOFError:
+            return
+        said = set()
+        with warnings.catch_warnings():
+            # Each once, and on the parent's screen.
+            warnings.showwarning = lambda message, *_, place=place, said=said, **__: str(message) in said or said.add(str(message)) or pipe.send(Said(place, str(message)))
+            before = signal.signal(signal.SIGINT, _interrupted), signal.signal(signal.SIGTERM, _interrupted)
+            finished = train_task(task, place, pipe.send)
+            signal.signal(signal.SIGINT, before[0]), signal.signal(signal.SIGTERM, before[1])
+        pipe.send(finished)
+
+
+def _interrupted(number: int, frame: Any) -> None:
+    raise Stopped(number)
+
+
+def _end_with_parent() -> None:
+    """Save and end when the parent is no more."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

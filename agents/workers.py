@@ -1,0 +1,136 @@
+"""Where a sweep's populations are trained, as an interface, and what any worker does with one of them."""
+
+import statistics
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from agents import run_directory
+from agents.config import build_all
+from agents.display import Display, Status
+from agents.evaluation import summary
+from agents.machine import Stop
+from agents.run import Result
+from agents.sweep import Job, Task
+from agents.training import train
+
+TELL_SECONDS = 0.5
+
+
+class Outcome(NamedTuple):
+    """What came of one job: its mean evaluation return, or why there is none; neither where it was stopped and can go on."""
+
+    value: float | None = None
+    failure: str | None = None  # in one line
+    step: int | None = None  # at which it failed
+    traceback: str | None = None
+
+
+class Said(NamedTuple):
+    """A line for a person."""
+
+    task: int
+    line: str
+
+
+class Progress(NamedTuple):
+    """How a population stands; of its recent episodes the best and the median return, NaN before the first."""
+
+    task: int
+    status: Status
+    best: float
+    median: float
+
+
+class Finished(NamedTuple):
+    """A population that came to an end: one outcome a job. `rate` is its steps a second, all runs together, without compiling."""
+
+    task: int
+    outcomes: tuple[Outcome, ...]
+    rate: float | None = None
+
+
+class Lost(NamedTuple):
+    """A population whose worker died; what it had saved is in its directories."""
+
+    task: int
+    reason: str
+
+
+Event = Said | Progress | Finished | Lost
+
+
+class Backend(Protocol):
+    """Where populations are trained: processes of this machine, or workers of a cluster.
+
+    Each worker trains one population at a time by `train_task`, with one torch thread, and sends what that tells.
+    """
+
+    workers: int  # populations trained at the same time
+
+    def train(self, tasks: Sequence[Task], stopped: Stop) -> Iterator[Event]:
+        """Train all tasks, and give what is told of them until each is `Finished` or `Lost`; tasks are named by their place.
+
+        Once `stopped()`, no further task is begun, and the workers are asked to save and end, as `agents.training.train` does after
+        SIGINT. Leaving the iterator early ends all workers.
+        """
+
+    def close(self) -> None:
+        """End all workers."""
+
+
+def train_task(task: Task, place: int, tell: Callable[[Event], None]) -> Finished:
+    """Train the `place`-th task here and write all that belongs to its runs; whatever goes wrong is an outcome."""
+    report = Report(place, tell)
+    try:
+        runs = build_all([job.config for job in task.jobs], [job.directory for job in task.jobs])
+        for job in task.jobs:
+            _write_notes(job)
+            if task.step is None:
+                run_directory.clear_unstarted(job.directory)
+        results = train(runs, resume=task.step is not None, display=report)
+    except KeyboardInterrupt:
+        return Finished(place, (Outcome(),) * len(task.jobs))
+    except Exception as error:
+        reason, trace = f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc()
+        return Finished(place, (Outcome(failure=reason, traceback=trace),) * len(task.jobs))
+    return Finished(place, tuple(outcome(result) for result in results), report.rate)
+
+
+def outcome(result: Result) -> Outcome:
+    """What came of one run."""
+    if failure := getattr(result, "failure", None):
+        return Outcome(failure=failure.reason, step=failure.step, traceback=failure.traceback)
+    return Outcome(summary(result.evaluation_returns)["mean"] if result.complete else None)
+
+
+def _write_notes(job: Job) -> None:
+    """Hydra's own notes of a job, as it writes them itself."""
+    folder = job.directory / (job.notes.get("output_subdir") or ".hydra")
+    if not job.notes or job.notes["output_subdir"] is None or (folder / "overrides.yaml").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in (("config", job.config), ("hydra", {"hydra": job.notes}), ("overrides", job.notes["overrides"]["task"])):
+        OmegaConf.save(OmegaConf.create(values), folder / f"{name}.yaml")
+
+
+class Report(Display):
+    """A display that tells what it's given to somebody else."""
+
+    def __init__(self, place: int, tell: Callable[[Event], None]) -> None:
+        super().__init__(Console(quiet=True, force_terminal=False))
+        self.seconds, self.place, self.tell = TELL_SECONDS, place, tell
+        self.rate: float | None = None
+
+    def say(self, line: str) -> None:
+        """Tell a line."""
+        self.tell(Said(self.place, line))
+
+    def show(self, status: Status) -> None:
+        """Tell how things stand."""
+        self.rate = status.steps_per_second
+        best, median = (max(self.recent), statistics.median(self.recent)) if self.recent else (float("nan"),) * 2
+        self.tell(Progress(self.place, status, best, median))

@@ -1,0 +1,57 @@
+"""`hydra/sweeper=grid`: all combinations, each checked before the first runs, in directories named after what is swept."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+NUMBERED = "${hydra:job.num}"  # Hydra's own name for a job's directory, in which another job would be next time
+
+
+@dataclass
+class GridSweeperConf:
+    """It has no settings."""
+
+    _target_: str = "hydra_plugins.rlloss.grid_sweeper.GridSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="rlloss")
+
+
+class GridSweeper(Sweeper):
+    """Hands all combinations of what is swept to the launcher at once."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra has; it calls this before `sweep`."""
+        self.loader, self.config = hydra_context.config_loader, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
+        """Run all jobs; raises what the first failed one raised."""
+        from agents.hydra_jobs import named
+        from agents.launch import check
+
+        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
+        jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+        if OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"] == NUMBERED:
+            jobs = named(jobs, [override.get_key_element() for override in overrides if override.is_sweep_override()])
+        check(self.loader, self.config, jobs)
+        if not self.config.hydra.launcher.get("dry_run"):
+            directory = Path(self.config.hydra.sweep.dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, directory / "multirun.yaml")
+        returned = self.launcher.launch(jobs, initial_job_idx=0)
+        for each in returned:
+            with contextlib.redirect_stderr(io.StringIO()):  # The launcher has said more of it than Hydra would.
+                each.return_value  # noqa: B018  # It raises what went wrong.
+        return returned

@@ -1,0 +1,74 @@
+"""`hydra/launcher=population`: the jobs of a sweep, those of one structure as one compiled population."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+BACKENDS = {"processes": "agents.processes.Processes"}
+
+
+@dataclass
+class PopulationLauncherConf:
+    """What can be set on the command line as hydra.launcher.…"""
+
+    _target_: str = "hydra_plugins.rlloss.population_launcher.PopulationLauncher"
+    workers: int | None = None  # populations trained at the same time, by default as many as cores
+    size: int | None = None  # the most runs in one population, by default what is fastest
+    dry_run: bool = False  # say what would be trained, and nothing else
+    backend: str = "processes"  # who trains populations: one of BACKENDS, or the dotted name of an agents.workers.Backend
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="population", node=PopulationLauncherConf, provider="rlloss")
+
+
+class PopulationLauncher(Launcher):
+    """Trains all the jobs that it is handed, and returns what came of each."""
+
+    def __init__(self, workers: int | None, size: int | None, dry_run: bool, backend: str) -> None:
+        self.workers, self.size, self.dry_run, self.backend = workers, size, dry_run, backend
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra has; it calls this before `launch`."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Train the jobs of these words."""
+        from agents.config import locate
+        from agents.hydra_jobs import hydra_jobs
+        from agents.launch import Sweep
+
+        setup_globals()
+        jobs = hydra_jobs(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
+        with env_override(self.config.hydra.job.env_set):
+            backend = locate(BACKENDS.get(self.backend, self.backend), "hydra.launcher.backend")(self.workers)
+            sweep = Sweep([each.job for each in jobs], Path(self.config.hydra.sweep.dir), size=self.size, workers=backend.workers)
+            outcomes = sweep.listed() if self.dry_run else self._trained(sweep, backend, jobs)
+        return [_returned(each, outcome) for each, outcome in zip(jobs, outcomes, strict=True)]
+
+    def _trained(self, sweep: Any, backend: Any, jobs: Sequence[Any]) -> Sequence[Any]:
+        callbacks = self.hydra_context.callbacks if self.config.hydra.callbacks else None
+        for each in jobs if callbacks else ():
+            callbacks.on_job_start(config=each.whole, task_function=self.task_function)
+        outcomes = sweep.train(backend)
+        for each, outcome in zip(jobs, outcomes, strict=True) if callbacks else ():
+            callbacks.on_job_end(config=each.whole, job_return=_returned(each, outcome))
+        return outcomes
+
+
+def _returned(each: Any, outcome: Any) -> JobReturn:
+    """What Hydra's sweepers get of a job: its mean evaluation return, or an exception."""
+    from agents.sweep import RunFailed
+
+    returned = JobReturn(overrides=list(each.job.words), working_dir=os.getcwd(), task_name=JobRuntime.instance().get("name"))
+    failed = outcome.failure is not None
+    returned.return_value = RunFailed(f"{each.job.directory}: {outcome.failure}") if failed else outcome.value
+    returned.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+    return returned
