@@ -115,7 +115,7 @@ def checkpoints(directory: Path) -> frozenset[int]:
 def newest_checkpoint(directories: Sequence[Path]) -> int:
     """The last step for which all these runs have a checkpoint; raises RunDirectoryError if there is none."""
     steps = [checkpoints(directory) for directory in directories]
-    common = set.intersection(*steps)
+    common = frozenset.intersection(*steps)
     if not common:
         listing = ", ".join(str(directory) for directory, found in zip(directories, steps, strict=True) if not found) or "these runs together"
         raise RunDirectoryError(f"no checkpoint in {listing}: the run stopped before its first one, so start it again elsewhere")

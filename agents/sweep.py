@@ -90,7 +90,7 @@ def refuse_shared(jobs: Sequence[Job]) -> None:
         other = owners.setdefault(job.directory.resolve(), job)
         if other is not job:
             one, two = (" ".join(words) for words in _differing(other.words, job.words))
-            raise RunDirectoryError(f"two runs would share {job.directory}: {one} and {two}; give each its own, see hydra.sweep.subdir")
+            raise RunDirectoryError(f"two runs would share {run_directory.shown(job.directory)}: {one} and {two}; give each its own, see hydra.sweep.subdir")
 
 
 def _differing(one: Sequence[str], two: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -105,7 +105,7 @@ def standing(job: Job) -> Standing:
     if not (job.directory / run_directory.CONFIG).exists():
         return Standing(None, frozenset())
     if differing := _differences(job.config, run_directory.read_config(job.directory)):
-        raise RunDirectoryError(f"{job.directory} holds another run: it differs in {', '.join(differing[:5])}; choose another hydra.sweep.dir")
+        raise RunDirectoryError(f"{run_directory.shown(job.directory)} holds another run: it differs in {', '.join(differing[:5])}; choose another hydra.sweep.dir")
     if result := run_directory.read_result(job.directory):
         return Standing(result["evaluation"]["return_mean"], frozenset())
     return Standing(None, run_directory.checkpoints(job.directory))

@@ -346,7 +346,7 @@ def test_the_wheel_works_from_anywhere_and_takes_no_common_names(tmp_path):
     target = tmp_path / "installed"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)], check=True)
     names = {path.name for path in target.iterdir() if not path.name.endswith(".dist-info")} - {"bin", "__pycache__"}
-    assert names == {"rlloss", "agents"}
+    assert names == {"rlloss", "agents", "hydra_plugins"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     command = [sys.executable, str(target / "bin" / "rlloss-train"), *SMALL, "total_steps=60", "env=acrobot"]
