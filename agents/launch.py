@@ -1,5 +1,6 @@
 """Training a sweep: what is left of it, in populations, each by a worker, and what came of every job."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,17 +9,18 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents import sweep
+from agents import rates, sweep
 from agents.config import build_all, refuse_deletions
 from agents.hydra_jobs import hydra_jobs
-from agents.machine import Stop, Stopped, interruptible
+from agents.machine import Stop, Stopped, available_memory, interruptible
 from agents.run import Run, refuse_oversized
 from agents.run_directory import RunDirectoryError, refuse_unwritable, shown
 from agents.sweep import Job, Standing, Task
 from agents.sweep_display import SweepDisplay
 from agents.workers import Backend, Finished, Lost, Outcome
 
-SIZE = 32  # runs in a population, where nothing better is known
+WORKER_BYTES = 400 * 2**20  # a worker without any run
+RUN_BYTES = 4 * 2**20  # a run beside its memory: learner, environments, log
 ATTEMPTS = 2  # of a population whose worker died
 LOCK = "sweep.lock"
 
@@ -48,17 +50,35 @@ class Sweep:
         self.tasks = self.planned(range(len(jobs)))
 
     def planned(self, places: Sequence[int]) -> list[Task]:
-        """What is left to train of some jobs, in populations."""
+        """What is left to train of some jobs, in populations of the size that is fastest."""
         left = [place for place in places if self.standings[place].value is None]
         groups = sweep.groups([self.runs[place] for place in left], [self.standings[place] for place in left])
-        at_least = -(-self.workers // max(len(groups), 1))
-        parts = [(part, step) for alike, step in groups for part in sweep.split(alike, sweep.shares(len(alike), self.size or SIZE, at_least))]
-        return [Task(tuple(self.jobs[left[place]] for place in part), step) for part, step in parts]
+        firsts = [self.runs[left[alike[0]]] for alike, _ in groups]
+        steps = [run.total_steps - (step or 0) for run, (_, step) in zip(firsts, groups, strict=True)]
+        known = [rates.read(run.config) for run in firsts]
+        most = min(self.size or len(left), self._most([run.memory_bytes for run in firsts]))
+        size = (self.size and most) or rates.best_size([len(alike) for alike, _ in groups], steps, known, self.workers, most)
+        tasks = [Task(tuple(self.jobs[left[place]] for place in part), step) for alike, step in groups for part in sweep.split(alike, rates.shares(len(alike), size))]
+        return sorted(tasks, key=sweep.work, reverse=True)
+
+    def _most(self, bytes_of_runs: Sequence[int]) -> int:
+        """How many runs a population can have so that all that train at the same time fit the machine's memory; at least one."""
+        available = available_memory()
+        if available is None or not bytes_of_runs:
+            return sys.maxsize
+        return max((available // self.workers - WORKER_BYTES) // (max(bytes_of_runs) + RUN_BYTES), 1)
+
+    def seconds(self, tasks: Sequence[Task]) -> float | None:
+        """How long tasks will take, from what was measured of their structures before; None where nothing was."""
+        known = [rates.read(task.jobs[0].config) for task in tasks]
+        if not all(known):
+            return None
+        return rates.makespan([sweep.work(task) / rates.rate(len(task.jobs), each) for task, each in zip(tasks, known, strict=True)], self.workers)
 
     def plan(self) -> str:
         """What will be done, in one line."""
         complete = sum(standing.value is not None for standing in self.standings)
-        return sweep.in_words(self.tasks, complete, self.workers, None)
+        return sweep.in_words(self.tasks, complete, self.workers, self.seconds(self.tasks))
 
     def listed(self) -> list[Outcome]:
         """Print the plan and every population with its runs' directories; train nothing."""
@@ -104,6 +124,8 @@ class Sweep:
             for event in backend.train(tasks, stopped):
                 display.show(event)
                 if isinstance(event, Finished):
+                    if event.rate:
+                        rates.keep(tasks[event.task].jobs[0].config, len(tasks[event.task].jobs), event.rate)
                     found |= {job.directory: outcome for job, outcome in zip(tasks[event.task].jobs, event.outcomes, strict=True)}
                 elif isinstance(event, Lost):
                     found |= {job.directory: Outcome(failure=event.reason) for job in tasks[event.task].jobs}

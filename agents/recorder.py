@@ -45,7 +45,7 @@ class Recorder(TorchDispatchMode):
 
     def key(self, *more: Any) -> str:
         """A name for what was recorded, on this machine, with this torch, and whatever more matters."""
-        self._note(torch.__version__, torch.backends.cpu.get_cpu_capability(), _processor(), *more)
+        self._note(torch.__version__, torch.backends.cpu.get_cpu_capability(), processor(), *more)
         return self._digest.hexdigest()[:32]
 
     def outputs(self, outputs: Sequence[Tensor]) -> None:
@@ -72,7 +72,7 @@ class Recorder(TorchDispatchMode):
         return self._new(value)
 
 
-def _processor() -> str:
+def processor() -> str:
     """What the machine code depends on: Linux tells the instruction sets, elsewhere the name must do."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

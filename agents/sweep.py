@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,10 +153,9 @@ def _by_step(places: Sequence[int], standings: Sequence[Standing]) -> list[tuple
     return parts
 
 
-def shares(count: int, size: int, at_least: int = 1) -> list[int]:
-    """A number of runs in equal populations of at most `size`, which differ by one where they must; at least so many populations."""
-    parts = min(max(ceil(count / size), at_least), count)
-    return [count // parts + (place < count % parts) for place in range(parts)]
+def work(task: Task) -> int:
+    """The environment steps that all runs of a population have left to make."""
+    return sum(job.config["total_steps"] - (task.step or 0) for job in task.jobs)
 
 
 def split(places: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:

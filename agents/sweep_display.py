@@ -13,7 +13,7 @@ from rich.text import Text
 
 from agents.display import Status
 from agents.run_directory import shown
-from agents.sweep import Job, Task, counted, in_time, names
+from agents.sweep import Job, Task, counted, in_time, names, work
 from agents.workers import Event, Finished, Lost, Outcome, Progress, Said
 
 PLAIN_SECONDS = 5.0
@@ -27,6 +27,7 @@ class Row:
 
     name: str
     runs: int
+    steps: int  # environment steps of all its runs together that were to be made
     status: Status | None = None
     best: float = math.nan
     median: float = math.nan
@@ -39,7 +40,7 @@ class SweepDisplay:
     def __init__(self, console: Console) -> None:
         self.console, self.rows, self._said = console, {}, set()
         self._live: Live | None = None
-        self._next = 0.0
+        self._next, self._began = 0.0, time.monotonic()
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -47,7 +48,7 @@ class SweepDisplay:
 
     def begin(self, tasks: Sequence[Task]) -> None:
         """Show these populations from now on."""
-        self.rows = {place: Row(name, len(task.jobs)) for place, (name, task) in enumerate(zip(names(tasks), tasks, strict=True))}
+        self.rows = {place: Row(name, len(task.jobs), work(task)) for place, (name, task) in enumerate(zip(names(tasks), tasks, strict=True))}
         if self.console.is_terminal and self._live is None:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
@@ -62,8 +63,8 @@ class SweepDisplay:
                     self.say(line)
             case Progress(status=status, best=best, median=median):
                 self.rows[event.task] = replace(row, status=status, best=best, median=median)
-                if self._live is None and self._due(PLAIN_SECONDS):
-                    self.say("\n".join(_line(row) for row in self.rows.values() if row.status and not row.ended))
+                if self._live is None and self._due(max(PLAIN_SECONDS, 0.1 * (time.monotonic() - self._began))):  # A long sweep needs no more lines than a short one.
+                    self.say("\n".join([_summary(list(self.rows.values())), *(f"  {_line(row)}" for row in self.rows.values() if row.status and not row.ended)]))
             case Finished(outcomes=outcomes):
                 self.rows[event.task] = replace(row, ended=_ended(outcomes))
                 if self._live is None:
@@ -133,5 +134,20 @@ def _screen(rows: Sequence[Row]) -> Group:
         status = row.status or Status(0, 1, math.nan, math.nan, None)
         bar = ProgressBar(total=status.total_steps, completed=status.step, width=20)
         table.add_row(Text(row.name), str(row.runs), bar, _number(status.steps_per_second, ",.0f"), row.ended or _left(row), _number(row.best), _number(row.median))
-    waiting = sum(row.status is None and not row.ended for row in rows)
-    return Group(table, Text(f"{len(ended)} of {counted(len(rows), 'population')} ended, {waiting} waiting", style="dim"))
+    return Group(table, Text(_summary(rows), style="dim"))
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    """How the whole sweep stands."""
+    ended, waiting = sum(bool(row.ended) for row in rows), sum(row.status is None and not row.ended for row in rows)
+    seconds = _seconds_left(rows)
+    left = f", about {in_time(seconds)} left" if seconds else ""
+    return f"{ended} of {counted(len(rows), 'population')} ended, {waiting} waiting{left}"
+
+
+def _seconds_left(rows: Sequence[Row]) -> float | None:
+    """The time that is left at the rates that there are now; None before the first."""
+    active = [row.status for row in rows if row.status and not row.ended and not math.isnan(row.status.seconds_left)]
+    rate = sum(status.steps_per_second for status in active)
+    left = sum(row.runs * (row.status.total_steps - row.status.step) if row.status else row.steps for row in rows if not row.ended)
+    return left / rate if rate else None

@@ -1,6 +1,7 @@
 """Where a sweep's populations are trained, as an interface, and what any worker does with one of them."""
 
 import statistics
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -8,7 +9,7 @@ from typing import NamedTuple, Protocol
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from agents import run_directory
+from agents import rates, run_directory
 from agents.config import build_all
 from agents.display import Display, Status
 from agents.evaluation import summary
@@ -124,6 +125,7 @@ class Report(Display):
         super().__init__(Console(quiet=True, force_terminal=False))
         self.seconds, self.place, self.tell = TELL_SECONDS, place, tell
         self.rate: float | None = None
+        self._started = 0.0
 
     def say(self, line: str) -> None:
         """Tell a line."""
@@ -131,6 +133,8 @@ class Report(Display):
 
     def show(self, status: Status) -> None:
         """Tell how things stand."""
-        self.rate = status.steps_per_second
+        now = time.monotonic()
+        self._started = self._started or now
+        self.rate = status.steps_per_second if now - self._started > rates.SECONDS else None
         best, median = (max(self.recent), statistics.median(self.recent)) if self.recent else (float("nan"),) * 2
         self.tell(Progress(self.place, status, best, median))
