@@ -1,9 +1,14 @@
-"""What a checkpoint says of the run that wrote it, so that no other run goes on from it."""
+"""What a checkpoint holds of a run in training, and of which run it is, so that no other goes on from it."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
+
+import torch
+
+from agents import run_directory
+from agents.event_log import EventLog
 
 # Counts up when a checkpoint would go on otherwise than the code that wrote it.
 FORMAT = 7
@@ -36,3 +41,46 @@ def differences(run: Any, written: Mapping[str, Any]) -> list[str]:
         return ["the format of checkpoints"]
     mine = identity(run)
     return [name for name in {**mine, **written} if name not in written or name not in mine or written[name] != mine[name]]
+
+
+def saved(training: Any, index: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of one run, and the rest as JSON has it: all that determines its future."""
+    of_episodes, rest = training.episodes.saved(index)
+    population = training.population
+    filled = min(training.step // training.settings.num_envs, population.memory.shape[2])
+    tensors = population.learner_tensors(index)
+    tensors["memory"] = population.memory[index, :, :filled]
+    # Copies: outputs of a program may be one tensor, which the file format refuses.
+    tensors |= {f"metrics/{name}": leaf[index].clone() for name, leaf in population.metrics.items()}
+    tensors |= {f"episodes/{name}": tensor for name, tensor in of_episodes.items()}
+    tensors["observation"] = torch.from_numpy(training.episodes.observation[index])
+    return tensors, {
+        "identity": identity(training.runs[index]),
+        "step": training.step,
+        "updates": training.updates,
+        "wall_seconds": training.wall_seconds,
+        "event_bytes": training.logs[index].size,
+        "episodes": rest,
+    }
+
+
+def load(training: Any, index: int) -> dict[str, torch.Tensor]:
+    """Bring one run back to where the checkpoint of the training's step has it; returns the metrics of the last update.
+
+    Raises RunDirectoryError if it's no checkpoint of this run.
+    """
+    run, population = training.runs[index], training.population
+    tensors, rest = run_directory.load_checkpoint(run.directory, training.step)
+    if differing := differences(run, rest.get("identity", {})):
+        raise run_directory.RunDirectoryError(f"{run.directory} holds another run: it differs in {', '.join(differing[:5])}")
+    try:
+        population.load_learner(index, tensors)
+    except ValueError as error:
+        raise run_directory.RunDirectoryError(f"{run.directory}: {error}") from error
+    population.memory[index, :, : tensors["memory"].shape[1]] = tensors["memory"]
+    training.updates, training.wall_seconds = rest["updates"], rest["wall_seconds"]
+    of_episodes = {name.removeprefix("episodes/"): tensor for name, tensor in tensors.items() if name.startswith("episodes/")}
+    training.episodes.resume(index, of_episodes, rest["episodes"], tensors["observation"].numpy())
+    training.logs.append(EventLog(run.directory, rest["event_bytes"]))
+    run_directory.clear_failure(run.directory)
+    return {name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name.startswith("metrics/")}

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import math
 import os
 import re
 import shutil
@@ -32,9 +33,8 @@ from agents.environments import UnrepeatableError
 from agents.evaluation import Evaluation, summary
 from agents.machine import NotEnoughMemory, Stopped
 from agents.population import Population
-from agents.run import Result, Run, refuse_oversized
+from agents.run import Result, Run, RunFailed, refuse_oversized
 from agents.run_directory import RunDirectoryError, shown
-from agents.sweep import RunFailed
 from agents.training import train
 
 FAILED, MISTAKE = 1, 2
@@ -63,11 +63,15 @@ def _start(words: Sequence[str]) -> None:
     parser.error = refuse
     sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))  # Hydra doesn't find -m among other words.
     options = parser.parse_args(sys.argv[1:])
-    started = []
+    started, failed = [], []
 
     def train_one(config: DictConfig) -> float:
         started.append(config)
-        return _train_one(config)
+        try:
+            return _train_one(config)
+        except RunFailed as failure:  # Hydra would print a line of its own, which says less.
+            failed.append(failure)
+            return math.nan
 
     task = hydra.main(config_path=str(config_directory()), config_name="train", version_base="1.3")(train_one)
     if options.cfg or options.info or options.hydra_help or options.shell_completion or options.resolve:
@@ -83,6 +87,8 @@ def _start(words: Sequence[str]) -> None:
         if options.multirun and started:
             _say_not_started(options.overrides, len(started))
         raise
+    if failed:
+        raise failed[0]
 
 
 def _check(overrides: Sequence[str], multirun: bool) -> None:
@@ -153,6 +159,10 @@ def _recorded_run(directory: Path, trusted: Sequence[str]) -> Run:
 def _report(result: Result) -> float:
     """Say what came of a run and where to look at it."""
     directory = result.directory
+    if failure := result.failure:
+        checkpoint = shown(failure.checkpoint) if failure.checkpoint else "none"
+        print(f"FAILED: {failure.reason}; last good checkpoint: {checkpoint}; log: {shown(directory / run_directory.LOG)}")
+        raise RunFailed(failure.reason)
     if not result.complete:
         print(f"step {result.steps:,}, everything is saved")
         raise Stopped(result.stopped_by)
@@ -219,7 +229,7 @@ def _refuse_recording(run: Run, path: Path) -> None:
 
 @contextlib.contextmanager
 def one_line(command: str) -> Iterator[None]:
-    """Turn mistakes into one line and exit code 2, warnings into one line, and Ctrl-C into exit code 130 (SIGTERM: 143), without traceback."""
+    """Turn mistakes into one line and exit code 2, warnings into one line, a failed run into exit code 1, and Ctrl-C into 130 (SIGTERM: 143), without traceback."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # A person's own losses and environments lie where they work.
     try:
@@ -229,12 +239,12 @@ def one_line(command: str) -> Iterator[None]:
             yield
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "number", signal.SIGINT))
+    except RunFailed:
+        sys.exit(FAILED)
     except (ConfigError, RunDirectoryError, UnrepeatableError, NotEnoughMemory) as error:
         message = str(error)
     except (HydraException, OmegaConfBaseException) as error:
         message = in_words(error)
-    except RunFailed:
-        sys.exit(FAILED)
     else:
         return
     _say(command, message)

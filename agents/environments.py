@@ -138,7 +138,8 @@ class Episodes:
 
     `observation` [runs, environments, …] is what to act on. `step` fills `records` [runs, environments]
     with transitions, true last observations included (`words` are the same bits); `advance` then moves on to the successors, or to
-    a new episode where one ended. Of stacked frames records hold the newest alone.
+    a new episode where one ended. Of stacked frames records hold the newest alone. A run whose environment raises is in
+    `raised` with the exception, and frozen.
     """
 
     def __init__(self, environments: Sequence[Environment], seeds: Sequence[int], observation: np.ndarray, layout: np.dtype) -> None:
@@ -149,7 +150,8 @@ class Episodes:
         self.observation, self.records = observation, np.zeros(observation.shape[:2], layout)
         self.words = self.records.view(np.int32).reshape(*self.records.shape, -1)
         self.running: list[Episode] = [None] * len(self.environments)
-        self.done: list[int] = []
+        self.places, self.done = list(range(len(self.environments))), []  # those that are stepped, and of them those whose episodes ended
+        self.raised: dict[int, Exception] = {}
         # Views made once: making one costs as much as a small copy.
         flat = self.records.reshape(-1)
         self._observation, self._action, self._probability = (self.records[name] for name in ("observation", "action", "probability"))
@@ -162,8 +164,17 @@ class Episodes:
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
-        for place in range(len(self.environments)):
+        for place in self.places:
             self._start(place, 0)
+
+    def freeze(self, run: int) -> None:
+        """Never step or reset this run's environments any more; what its records hold is meaningless from now on."""
+        self.places, self.done = ([place for place in places if place // self.num_envs != run] for places in (self.places, self.done))
+
+    def _raise(self, place: int, error: Exception) -> None:
+        run = place // self.num_envs
+        self.raised[run] = error
+        self.freeze(run)
 
     def step(self, actions: np.ndarray, probabilities: np.ndarray) -> list[Ended]:
         """Take actions [runs, environments, …], as they are stored, chosen with these probabilities; returns the episodes that ended."""
@@ -173,14 +184,19 @@ class Episodes:
         ended = []
         # Environments get NumPy's integers, which a Discrete space checks faster than Python's.
         actions = actions.reshape(-1, *self._action.shape[2:])
-        for place, (action, chosen) in enumerate(zip(actions.tolist(), self.take(actions), strict=True)):
-            observation, reward, terminated, truncated, _ = self.environments[place].step(chosen)
-            self._successors[place][0] = observation
-            self._reward[place] = reward
-            self._terminated[place] = terminated
-            self._truncated[place] = truncated
+        stored, chosen = actions.tolist(), self.take(actions)
+        for place in self.places:
+            try:
+                observation, reward, terminated, truncated, _ = self.environments[place].step(chosen[place])
+                self._successors[place][0] = observation
+                self._reward[place] = reward
+                self._terminated[place] = terminated
+                self._truncated[place] = truncated
+            except Exception as error:  # Somebody else's code raises anything.
+                self._raise(place, error)
+                continue
             episode = self.running[place]
-            episode.actions.append(action)
+            episode.actions.append(stored[place])
             episode.episode_return += float(reward)
             if terminated or truncated:
                 self.done.append(place)
@@ -198,7 +214,10 @@ class Episodes:
         run, number = divmod(place, self.num_envs)
         seed = self.seeds[place][index]
         self.running[place] = Episode(index, seed, [])
-        self.observation[run, number], _ = self.environments[place].reset(seed=seed)
+        try:
+            self.observation[run, number], _ = self.environments[place].reset(seed=seed)
+        except Exception as error:
+            self._raise(place, error)
 
     def saved(self, run: int) -> tuple[dict[str, torch.Tensor], Any]:
         """What brings one run's environments back: tensors, and the rest as JSON has it."""
@@ -212,19 +231,26 @@ class Episodes:
         same_rewards = True
         for number, episode in enumerate(Episode(**each) for each in rest):
             place = run * self.num_envs + number
-            environment = self.environments[place]
-            current, _ = environment.reset(seed=episode.seed)
-            episode_return = 0.0
-            actions = np.array(episode.actions, self._action.dtype).reshape(-1, *self._action.shape[2:])
-            for action in self.take(actions):
-                current, reward, *_ = environment.step(action)
-                episode_return += float(reward)
+            try:
+                self.observation[run, number], episode_return = self._repeat(self.environments[place], episode)
+            except Exception as error:
+                self._raise(place, error)
+                return
             self.running[place] = episode
-            self.observation[run, number] = current
             same_rewards &= episode_return == episode.episode_return
         check_repeated(same_rewards and np.array_equal(self.observation[run], observation))
+
+    def _repeat(self, environment: gymnasium.Env, episode: Episode) -> tuple[np.ndarray, float]:
+        """The last observation and the return so far of an episode whose actions are taken anew."""
+        current, _ = environment.reset(seed=episode.seed)
+        episode_return = 0.0
+        for action in self.take(np.array(episode.actions, self._action.dtype).reshape(-1, *self._action.shape[2:])):
+            current, reward, *_ = environment.step(action)
+            episode_return += float(reward)
+        return current, episode_return
 
     def close(self) -> None:
         """Close all environments."""
         for environment in self.environments:
-            environment.close()
+            with contextlib.suppress(Exception):  # One that raised may not be able to; all results are there.
+                environment.close()

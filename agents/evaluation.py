@@ -1,6 +1,6 @@
 """Greedy evaluation: whole episodes from seeds of their own, never those of training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +45,7 @@ def evaluate(
     evaluation: Evaluation,
     tell: Sequence[Tell] = (),
     started: np.ndarray | None = None,
+    raised: dict[int, Exception] | None = None,
 ) -> list[list[float]]:
     """The returns of `evaluation.episodes` greedy episodes of every run.
 
@@ -57,10 +58,11 @@ def evaluate(
         evaluation: how many episodes, how long.
         tell: who is told the transitions, one a run; nobody if it's empty.
         started: bool [runs, environments], set where an episode starts, for an `act` that remembers; None for one that doesn't.
+        raised: runs that are left out, by number; those whose environments raise join them, with what was raised. None lets it pass.
     """
     runs, width = observation.shape[:2]
-    made = [environment.make() for environment in environments for _ in range(width)]
-    take = taking(made[0].action_space)
+    failed = {} if raised is None else raised
+    made: dict[tuple[int, int], Any] = {}
     returns = [[0.0] * evaluation.episodes for _ in range(runs)]
     episode_seeds = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
     steps = np.zeros((runs, width), np.int64)
@@ -68,34 +70,51 @@ def evaluate(
 
     def start(run: int, place: int) -> None:
         seed = episode_seeds[run][int(current[run, place])]
-        observation[run, place], _ = made[run * width + place].reset(seed=seed)
+        observation[run, place], _ = made[run, place].reset(seed=seed)
         steps[run, place] = 0
         if started is not None:
             started[run, place] = True
 
-    active = {(run, place) for run in range(runs) for place in range(width) if place < evaluation.episodes}
-    for run, place in sorted(active):
+    def begin(run: int, place: int) -> None:
+        made[run, place] = environments[run].make()
         start(run, place)
+
+    def advance(run: int, place: int) -> None:
+        action = actions[run * width + place]
+        observation[run, place], reward, terminated, truncated, _ = made[run, place].step(action)
+        returns[run][current[run, place]] += float(reward)
+        steps[run, place] += 1
+        truncated = truncated or (steps[run, place] >= evaluation.max_steps and not terminated)
+        if tell:
+            tell[run](int(current[run, place]), before[run, place], action, float(reward), terminated, truncated, observation[run, place].copy())
+        if terminated or truncated:
+            current[run, place] += width
+            if current[run, place] < evaluation.episodes:
+                start(run, place)
+            else:
+                active.remove((run, place))
+
+    def for_all(do: Callable[[int, int], None], places: Iterable[tuple[int, int]]) -> None:
+        """Do it for these environments; a run whose environment raises is left from then on."""
+        for run, place in sorted(places):
+            try:
+                if run not in failed:
+                    do(run, place)
+            except Exception as error:  # Somebody else's code raises anything.
+                if raised is None:
+                    raise
+                failed[run] = error
+                active.difference_update([(run, other) for other in range(width)])
+
+    active = {(run, place) for run in range(runs) for place in range(min(width, evaluation.episodes)) if run not in failed}
+    for_all(begin, active)
+    take = taking(next(iter(made.values())).action_space) if made else None
     while active:
         actions = act()
         actions = take(actions.reshape(runs * width, *actions.shape[2:]))
         before = observation.copy() if tell else observation
-        for run, place in sorted(active):
-            observation[run, place], reward, terminated, truncated, _ = made[run * width + place].step(actions[run * width + place])
-            returns[run][current[run, place]] += float(reward)
-            steps[run, place] += 1
-            truncated = truncated or (steps[run, place] >= evaluation.max_steps and not terminated)
-            if tell:
-                after = observation[run, place].copy()
-                tell[run](int(current[run, place]), before[run, place], actions[run * width + place], float(reward), terminated, truncated, after)
-            if terminated or truncated:
-                current[run, place] += width
-                if current[run, place] < evaluation.episodes:
-                    start(run, place)
-                else:
-                    active.remove((run, place))
-    for environment in made:
-        environment.close()
+        for_all(advance, active)
+    for_all(lambda run, place: made[run, place].close(), made)
     return returns
 
 

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from agents.run_directory import RunDirectoryError
+from agents.run_directory import RunDirectoryError, writing
 
 FLUSH_SECONDS = 2.0
 
@@ -71,9 +71,10 @@ class EventLog:
         value.tensor.tensor_shape.dim.add(size=1)
         self._write(Event(summary=Summary(value=[value])))
 
-    def end(self) -> None:
-        """Say, for the HPARAMS tab, that the run is complete."""
-        content = HParamsPluginData(session_end_info=SessionEndInfo(status=Status.STATUS_SUCCESS, end_time_secs=time.time()))
+    def end(self, *, failed: bool = False) -> None:
+        """Say, for the HPARAMS tab, that the run is complete, or that it failed."""
+        status = Status.STATUS_FAILURE if failed else Status.STATUS_SUCCESS
+        content = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
         value = Summary.Value(tag=hparams_metadata.SESSION_END_INFO_TAG, metadata=hparams_metadata.create_summary_metadata(content), tensor=hparams_metadata.NULL_TENSOR)
         self._write(Event(summary=Summary(value=[value])))
 
@@ -88,11 +89,16 @@ class EventLog:
 
     def flush(self, *, to_disk: bool = False) -> None:
         """Append what gathered to the file, and with `to_disk` make sure it is on the disk; `size` is then the file's size."""
-        with self.path.open("ab") as file:
-            file.write(self._buffer.getvalue())
-            if to_disk:
-                file.flush()
-                os.fsync(file.fileno())
+        with writing(self.path.parent):
+            try:
+                with self.path.open("ab") as file:
+                    file.write(self._buffer.getvalue())
+                    if to_disk:
+                        file.flush()
+                        os.fsync(file.fileno())
+            except OSError:
+                os.truncate(self.path, self.size)  # Half an event would spoil those that a continued run appends.
+                raise
         self.size += self._buffer.tell()
         self._buffer.seek(0)
         self._buffer.truncate()

@@ -17,7 +17,7 @@ from agents.run import Run, refuse_oversized
 from agents.run_directory import RunDirectoryError, refuse_unwritable, shown
 from agents.sweep import Job, Standing, Task
 from agents.sweep_display import SweepDisplay
-from agents.workers import Backend, Finished, Lost, Outcome
+from agents.workers import Backend, Finished, Lost, Outcome, failed
 
 WORKER_BYTES = 400 * 2**20  # a worker without any run
 RUN_BYTES = 4 * 2**20  # a run beside its memory: learner, environments, log
@@ -128,8 +128,8 @@ class Sweep:
                         rates.keep(tasks[event.task].jobs[0].config, len(tasks[event.task].jobs), event.rate)
                     found |= {job.directory: outcome for job, outcome in zip(tasks[event.task].jobs, event.outcomes, strict=True)}
                 elif isinstance(event, Lost):
-                    found |= {job.directory: Outcome(failure=event.reason) for job in tasks[event.task].jobs}
                     lost += tasks[event.task].jobs
+                    found |= {job.directory: failed(job, event.reason) for job in tasks[event.task].jobs}
             if not lost or stopped():
                 break
             places = [place for place, job in enumerate(self.jobs) if job in lost]

@@ -5,6 +5,7 @@ A pool takes a seed for each environment once, not for each episode. So where an
 (seed, actions), a pool is its seeds and all actions since the run began, and a continued run repeats them.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -62,6 +63,7 @@ class Pools:
         self.pools = [kind(one, [seed for run in runs for seed in seeds[run]]) for one, runs in zip(different, groups, strict=True)]
         self.places = [np.concatenate([np.arange(run * width, (run + 1) * width) for run in runs]) for runs in groups]
         self.take = taking(self.pools[0].spaces[1])
+        self.width, self.raised, self.going = width, {}, None
         # A slice where it can be: it needs no copies.
         several = len(self.pools) > 1
         self._all = [(pool, np.arange(len(places), dtype=np.int32), places if several else slice(None)) for pool, places in zip(self.pools, self.places, strict=True)]
@@ -69,23 +71,42 @@ class Pools:
     def restart(self, chosen: np.ndarray | None = None) -> None:
         """Start new episodes in the chosen environments, bool [runs × environments], None for all."""
         for pool, inside, places in self._of(chosen):
-            first = pool.reset(inside)
-            self.observation[places] = first[:, None] if self.stacked else first
+            with self._raising(places):
+                first = pool.reset(inside)
+                self.observation[places] = first[:, None] if self.stacked else first
+
+    def freeze(self, run: int) -> None:
+        """Never step or restart this run's environments any more."""
+        self.going = np.ones(len(self.observation), bool) if self.going is None else self.going
+        self.going[run * self.width : (run + 1) * self.width] = False
+
+    @contextlib.contextmanager
+    def _raising(self, places: np.ndarray | slice) -> Iterator[None]:
+        """Where a pool raises, freeze the runs with environments in it, which nobody can tell apart, and keep the exception."""
+        try:
+            yield
+        except Exception as error:  # Somebody else's code raises anything.
+            for run in np.unique(np.arange(len(self.observation))[places] // self.width).tolist():
+                self.raised[run] = error
+                self.freeze(run)
 
     def step(self, actions: np.ndarray, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Step the chosen environments, bool [runs × environments], None for all: rewards, terminated and truncated, 0 for the others."""
         count = len(self.observation)
         reward, terminated, truncated = np.zeros(count, np.float32), np.zeros(count, bool), np.zeros(count, bool)
         for pool, inside, places in self._of(chosen):
-            frame, reward[places], terminated[places], truncated[places] = pool.step(self.take(actions[places]), inside)
-            if self.stacked:
-                self.observation[places] = np.concatenate([self.observation[places, 1:], frame[:, None]], 1)
-            else:
-                self.observation[places] = frame
+            with self._raising(places):
+                frame, reward[places], terminated[places], truncated[places] = pool.step(self.take(actions[places]), inside)
+                if self.stacked:
+                    self.observation[places] = np.concatenate([self.observation[places, 1:], frame[:, None]], 1)
+                else:
+                    self.observation[places] = frame
         return reward, terminated, truncated
 
     def _of(self, chosen: np.ndarray | None) -> Iterator[tuple[Pool, np.ndarray, np.ndarray | slice]]:
-        """Each pool with chosen environments: their places in the pool, and among all."""
+        """Each pool with chosen environments that aren't frozen: their places in the pool, and among all."""
+        if self.going is not None:
+            chosen = self.going if chosen is None else self.going & chosen
         if chosen is None:
             yield from self._all
             return
@@ -96,7 +117,8 @@ class Pools:
     def close(self) -> None:
         """Free all environments."""
         for pool in self.pools:
-            pool.close()
+            with contextlib.suppress(Exception):  # One that raised may not be able to; all results are there.
+                pool.close()
 
 
 class PoolEpisodes:
@@ -110,6 +132,7 @@ class PoolEpisodes:
         self.words = self.records.view(np.int32).reshape(*shape, -1)
         self.returns, self.lengths, self.over = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
         self.actions, self.taken = np.zeros((1024, *shape, *layout["action"].shape), layout["action"].base), 0
+        self.raised, self.freeze = self.pools.raised, self.pools.freeze
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
@@ -161,6 +184,8 @@ class PoolEpisodes:
             if (over := terminated | truncated).any():
                 returns[over] = 0.0
                 self.pools.restart(over)
+        if run in self.raised:
+            return
         check_repeated(returns[mine].tolist() == rest["returns"] and np.array_equal(self.observation[run], observation))
         self.returns[run], self.lengths[run] = returns[mine], rest["lengths"]
 
@@ -183,6 +208,7 @@ def evaluate(
     step: int,
     evaluation: Evaluation,
     started: np.ndarray | None = None,
+    raised: dict[int, Exception] | None = None,
 ) -> list[list[float]]:
     """The returns of greedy episodes of every run; see `agents.evaluation.evaluate`. Every episode has a new environment with a seed of its own."""
     runs, width = observation.shape[:2]
@@ -190,6 +216,8 @@ def evaluate(
     streams = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
     for first in range(0, evaluation.episodes, width):
         pools = Pools(kind, environments, [[stream[first + place] for place in range(width)] for stream in streams], observation)
+        for run in raised or ():
+            pools.freeze(run)
         pools.restart()
         if started is not None:
             started[...] = True
@@ -197,11 +225,15 @@ def evaluate(
         for _ in range(evaluation.max_steps):
             actions = act()
             reward, terminated, truncated = pools.step(actions.reshape(-1, *actions.shape[2:]))
+            if pools.raised and raised is None:
+                raise next(iter(pools.raised.values()))
             gained += reward * running
-            running &= ~(terminated | truncated)
+            running &= ~(terminated | truncated) & (True if pools.going is None else pools.going)
             if not running.any():
                 break
         pools.close()
+        if raised is not None:
+            raised |= pools.raised
         for run, each in enumerate(gained.reshape(runs, width)):
             returns[run] += each[: evaluation.episodes - first].tolist()
     return returns

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from agents import replay
+from agents import faults, replay
 from agents.agent import Agent
 from agents.compilation import Program, bind
 from agents.spaces import storage
@@ -36,7 +36,8 @@ def unstack(tree: Any, run: int) -> Any:
 class Population:
     """The stacked state of learning, and the programs that act and update all runs at once.
 
-    Tensors are [runs, …]. `observation` is what is acted on, `remembered` what policies with memory remember of the episodes so far.
+    Tensors are [runs, …]. `observation` is what is acted on, `remembered` what policies with memory remember of the episodes so far,
+    `faults` notes what stopped being a number, see `agents.faults`.
     `started` says where greedy acting begins an episode, and has to forget. The programs are one run's pure functions under `torch.func.vmap`.
     """
 
@@ -51,6 +52,7 @@ class Population:
         self.memory = replay.memory(self.runs, num_envs, plan.length, self.layout)
         slots = num_envs * plan.length
         self.learner = stack([agent.init(torch_generator(seed, "initial weights"), slots) for agent, seed in zip(agents, seeds, strict=True)])
+        self.faults = faults.none(self.runs)
         self.exploration = Uniforms(seeds, "exploration", (plan.acting_uniforms,))
         self.refreshing = Uniforms(seeds, "refresh", (plan.refresh_uniforms,))
         self.sampling = Uniforms(seeds, "replay", (plan.update_uniforms,), np.float64)
@@ -83,10 +85,12 @@ class Population:
 
     @functools.cached_property
     def _update(self) -> Program:
-        def update(learner, hyperparameters, memory, draws, added, progress):
-            return self._agent(hyperparameters).update(learner, memory, draws, added, progress)
+        def update(state, hyperparameters, memory, draws, added, progress):
+            learner, fault = state
+            learner, metrics = self._agent(hyperparameters).update(learner, memory, draws, added, progress)
+            return (learner, faults.noted(fault, metrics, added)), metrics
 
-        stacked = (self.learner, self.hyperparameters, self.memory, self.draws)
+        stacked = ((self.learner, self.faults), self.hyperparameters, self.memory, self.draws)
         return self._program(update, stacked, (self.added, self.progress), donate=True, compile=self._compile)
 
     @functools.cached_property
@@ -152,6 +156,10 @@ class Population:
         """One gradient step of every run."""
         self._progress[...] = progress
         self._outputs = self._update.run()
+
+    def faulty(self) -> dict[int, faults.Fault]:
+        """The first NaN or infinity in what updates told, for each run that had one."""
+        return faults.read(self.faults, self.metrics)
 
     def refresh(self, position: int, added: int, progress: float) -> None:
         """Let every agent renew what it renews before updates, for the `position`-th time, after `added` records for each environment."""

@@ -53,12 +53,16 @@ class RecordedEpisodes:
         self._words = self.shown.view(np.int32).reshape(len(self.shown), -1)
         self.numbers, self.rows, self.lengths = (np.zeros(shape, np.int64) for _ in range(3))
         self.returns, self.over = np.zeros(shape), np.zeros(shape, bool)
+        self.raised: dict[int, Exception] = {}  # Nothing here raises.
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
         for run, place in np.ndindex(self.rows.shape):
             self._start(run, place, place)
         self.observation[...] = self.shown["observation"][self.rows]
+
+    def freeze(self, run: int) -> None:
+        """Nothing is stepped."""
 
     def _start(self, run: int, place: int, number: int) -> None:
         """Go to the beginning of the `number`-th episode that the run sees."""

@@ -62,8 +62,27 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a run can't go on: `term` is the metric that became NaN or infinite, "weights", or "environment".
+
+    `step` is the environment step at which that happened, `reason` says it all in one line, `checkpoint` is the last good one, if
+    there is any, and `traceback` is that of the environment's exception.
+    """
+
+    reason: str
+    term: str
+    step: int
+    checkpoint: Path | None
+    traceback: str = ""
+
+
+class RunFailed(Exception):
+    """A run failed, which has been said; for those who train one run and wait for a number."""
+
+
+@dataclass(frozen=True)
 class Result:
-    """What came of a run; `complete` is False where it was stopped before its last step, by the signal `stopped_by`."""
+    """What came of a run; `complete` is False where it was stopped before its last step by the signal `stopped_by`, or failed."""
 
     seed: int
     complete: bool
@@ -76,6 +95,7 @@ class Result:
     phases: dict[str, float]
     learner: Any
     directory: Path | None
+    failure: Failure | None = None
 
 
 def check_together(runs: Sequence[Run]) -> None:

@@ -1,11 +1,13 @@
-"""A run's directory: who owns it, its checkpoints and its result. Every write is whole or not at all."""
+"""A run's directory: who owns it, its checkpoints, and its result or failure. Every write is whole or not at all."""
 
 import contextlib
+import dataclasses
+import datetime
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-CONFIG, RESULT, LOCK = "config.yaml", "result.json", "lock"
+from agents.run import Failure
+
+CONFIG, RESULT, FAILURE, LOCK, LOG = "config.yaml", "result.json", "failure.json", "lock", "run.log"
 CHECKPOINT = "checkpoint-"
 
 
@@ -86,24 +90,35 @@ def read_config(directory: Path) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.load(path))
 
 
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, or would be."""
+    return directory / f"{CHECKPOINT}{step:012d}"
+
+
 def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
     """Write the checkpoint of a step beside older ones and make sure it is on the disk."""
-    final = directory / f"{CHECKPOINT}{step:012d}"
+    final = checkpoint_path(directory, step)
     if final.exists():
         return  # A step has one state, and it is there already.
-    made = Path(tempfile.mkdtemp(prefix=".checkpoint-", dir=directory))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made / "state.safetensors")
-    (made / "state.json").write_text(json.dumps(rest))
-    for path in (made / "state.safetensors", made / "state.json", made):
-        _to_disk(path)
-    os.replace(made, final)
-    _to_disk(directory)
+    with writing(directory):
+        made = Path(tempfile.mkdtemp(prefix=".checkpoint-", dir=directory))
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made / "state.safetensors")
+            (made / "state.json").write_text(json.dumps(rest))
+            for path in (made / "state.safetensors", made / "state.json", made):
+                _to_disk(path)
+            os.replace(made, final)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        _to_disk(directory)
 
 
-def drop_checkpoints(directory: Path, keep: int) -> None:
-    """Delete all checkpoints but that of step `keep`, and what killed processes left half-written."""
+def drop_checkpoints(directory: Path, keep: Collection[int]) -> None:
+    """Delete all checkpoints but those of the steps `keep`, and what killed processes left half-written."""
+    kept = {checkpoint_path(directory, step) for step in keep}
     for path in [*directory.glob(f"{CHECKPOINT}*"), *directory.glob(f".{CHECKPOINT}*")]:
-        if path.name != f"{CHECKPOINT}{keep:012d}":
+        if path not in kept:
             shutil.rmtree(path)
 
 
@@ -124,7 +139,7 @@ def newest_checkpoint(directories: Sequence[Path]) -> int:
 
 def load_checkpoint(directory: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the rest of the checkpoint of a step; raises RunDirectoryError if it can't be read."""
-    path = directory / f"{CHECKPOINT}{step:012d}"
+    path = checkpoint_path(directory, step)
     try:
         return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text())
     except (OSError, ValueError, SafetensorError) as error:
@@ -133,11 +148,7 @@ def load_checkpoint(directory: Path, step: int) -> tuple[dict[str, Tensor], dict
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     """Write result.json whole or not at all."""
-    made = directory / f".{RESULT}"
-    made.write_text(json.dumps(result, indent=2) + "\n")
-    _to_disk(made)
-    os.replace(made, directory / RESULT)
-    _to_disk(directory)
+    _write_json(directory / RESULT, result)
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
@@ -150,6 +161,50 @@ def shown(path: Path) -> str:
     """A path as short as it can be said from here."""
     path = Path(path)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def write_failure(directory: Path, failure: Failure) -> None:
+    """Write failure.json, whole or not at all, and the same in words at the end of run.log; in both the checkpoint goes by its name in the directory."""
+    checkpoint = failure.checkpoint and failure.checkpoint.name
+    with writing(directory), (directory / LOG).open("a") as log:
+        log.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {failure.reason}; last good checkpoint: {checkpoint or 'none'}\n{failure.traceback}")
+    _write_json(directory / FAILURE, dataclasses.asdict(failure) | {"checkpoint": checkpoint})
+
+
+def read_failure(directory: Path) -> Failure | None:
+    """Why the run failed, None where it didn't."""
+    path = directory / FAILURE
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text())
+    return Failure(**values | {"checkpoint": directory / values["checkpoint"] if values["checkpoint"] else None})
+
+
+def clear_failure(directory: Path) -> None:
+    """Forget that the run failed: it's going on."""
+    (directory / FAILURE).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing, such as a full disk, into a RunDirectoryError of one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RunDirectoryError(f"can't write to {directory}: {getattr(error, 'strerror', None) or error}; make room, then continue with resume={directory}") from error
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    made = path.with_name(f".{path.name}")
+    with writing(path.parent):
+        try:
+            made.write_text(json.dumps(values, indent=2) + "\n")
+            _to_disk(made)
+            os.replace(made, path)
+        except OSError:
+            made.unlink(missing_ok=True)
+            raise
+        _to_disk(path.parent)
 
 
 def _to_disk(path: Path) -> None:

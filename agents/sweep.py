@@ -34,10 +34,6 @@ class Standing(NamedTuple):
     checkpoints: frozenset[int]
 
 
-class RunFailed(RuntimeError):
-    """A run that came to no good end; the sweep that it is part of has said why."""
-
-
 class Task(NamedTuple):
     """Jobs to train as one population, from the checkpoint of a step if there is one."""
 

@@ -2,14 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import traceback
+from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch.utils import _pytree as pytree
 
-from agents import checkpoint, run_directory
+from agents import checkpoint, faults, run_directory
 from agents.backends import backend
 from agents.display import Display, Status
 from agents.environments import Ended
@@ -17,12 +18,12 @@ from agents.evaluation import summary
 from agents.event_log import EventLog
 from agents.machine import Stopped, interruptible, raise_malloc_thresholds, settled, threads
 from agents.population import Population, unstack
-from agents.run import Result, Run, check_together, in_bytes, record, refuse_oversized
+from agents.run import Failure, Result, Run, check_together, in_bytes, record, refuse_oversized
+from agents.stopwatch import Stopwatch
 
-PHASES = ("act", "step", "store", "sample", "update", "log")
 
 def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = False, display: Display | None = None) -> list[Result]:
-    """Train runs of one structure together; each ends as if it had been trained alone.
+    """Train runs of one structure together; each ends as if it had been trained alone. One that fails says so in its result, and the others go on.
 
     Args:
         runs: one or more; only floats, seeds and directories differ.
@@ -55,32 +56,9 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
         stop = stack.enter_context(interruptible())
         training.loop(stop)
         results = training.finish(stop.number)
-        if stop() and results[0].complete:
+        if stop() and any(result.complete for result in results):
             raise Stopped(stop.number)  # It came during the last evaluation; the results are written.
         return results
-
-
-class Stopwatch:
-    """Adds up the seconds of each phase of the loop."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.now = 0.0
-
-    def start(self) -> float:
-        """Read the clock without adding to any phase."""
-        self.now = time.perf_counter()
-        return self.now
-
-    def lap(self, phase: str) -> None:
-        """Add the time since the clock was read last to a phase."""
-        before = self.now
-        self.seconds[phase] += self.start() - before
-
-    def shares(self) -> dict[str, float]:
-        """Each phase's share of the time of all."""
-        spent = max(sum(self.seconds.values()), 1e-9)
-        return {phase: seconds / spent for phase, seconds in self.seconds.items()}
 
 
 class Training:
@@ -98,8 +76,11 @@ class Training:
         self.watch = Stopwatch()
         self.logs: list[EventLog | None] = []
         self.evaluation_returns: list[list[float]] = [[] for _ in runs]
+        self.failed: dict[int, Result] = {}
         self._resumed = self._logged = (0, 0, 0.0)
-        self._diverged: set[int] = set()
+        self._saved: int | None = None
+        self._common: set[int] = set()  # the newest checkpoint that all runs have, once one has failed
+        self._stopped: Callable[[], bool] = lambda: False
 
     def compile(self) -> None:
         """Make the programs, which takes seconds where they aren't in the cache."""
@@ -117,12 +98,13 @@ class Training:
         self.checkpoint()
 
     def loop(self, stopped: Callable[[], bool]) -> None:
-        """Act, step, store, sample, update, log, until the last step or until stopped."""
+        """Act, step, store, sample, update, log, until the last step, until stopped, or until all runs have failed."""
         plan, population, episodes, watch = self.settings.plan, self.population, self.episodes, self.watch
         num_envs, total_steps = self.settings.num_envs, self.settings.total_steps
         started = watch.start() - self.wall_seconds
         self._resumed = self._logged = (self.step, self.updates, self.wall_seconds)
-        while self.step < total_steps and not stopped():
+        self._stopped = stopped
+        while self.step < total_steps and not stopped() and len(self.failed) < len(self.runs):
             progress = self.step / total_steps
             actions, probabilities = population.act(self.step // num_envs, progress)
             watch.lap("act")
@@ -154,7 +136,11 @@ class Training:
         return max(self.step // every - max(self.step - self.settings.num_envs, after) // every, 0) if every else 0
 
     def _log(self, ended: Sequence[Ended], progress: float) -> None:
+        if self.episodes.raised or self._due(self.settings.log_every):
+            self._look()
         for episode in ended:
+            if episode.run in self.failed:
+                continue
             self.display.episode(episode.episode_return)
             if self.logs[episode.run]:
                 self.logs[episode.run].scalars(self.step, {"rollout/episode_return": episode.episode_return, "rollout/episode_length": episode.length})
@@ -174,19 +160,43 @@ class Training:
         times = {"time/steps_per_second": (self.step - step) / seconds, "time/updates_per_second": (self.updates - updates) / seconds}
         times |= {f"time/{phase}_share": share for phase, share in self.watch.shares().items()}
         metrics = self.population.metrics
-        self._announce_divergence(metrics)
         for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
             if log:
                 values = run.agent.report({name: metric[index] for name, metric in metrics.items()}) if metrics else {}
                 log.scalars(self.step, values | run.agent.schedules(torch.tensor(progress)) | times)
                 log.flush_sometimes()
 
-    def _announce_divergence(self, metrics: Mapping[str, torch.Tensor]) -> None:
-        """Say it once for each run whose loss is no number any more."""
-        for index in torch.nonzero(~metrics["loss/total"].isfinite()).flatten().tolist() if metrics else ():
-            if index not in self._diverged:
-                self._diverged.add(index)
-                self.display.say(f"the loss of the run with seed {self.runs[index].seed} is {float(metrics['loss/total'][index])} at step {self.step:,}: nothing is learned any more")
+    def _look(self) -> None:
+        """Fail the runs with numbers that are none any more, or whose environments raised."""
+        for index, fault in self.population.faulty().items():
+            step = fault.added * self.settings.num_envs
+            self._fail(index, f"{fault.term} became {fault.value} at step {step:,}", fault.term, step)
+        for index, error in self.episodes.raised.items():
+            self._fail_by(error, index, "")
+        self.episodes.raised.clear()
+
+    def _fail_by(self, error: Exception, index: int, where: str) -> None:
+        """Fail a run by what its environment raised."""
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        self._fail(index, f"the environment raised {said}{where} at step {self.step:,}", "environment", self.step, "".join(traceback.format_exception(error)))
+
+    def _fail(self, index: int, reason: str, term: str, step: int, raised: str = "") -> None:
+        """Freeze a run, unless it is frozen already: it is computed on, since it is part of all tensors, but nobody looks any more."""
+        if index in self.failed:
+            return
+        run, log = self.runs[index], self.logs[index]
+        saved = run_directory.checkpoint_path(run.directory, self._saved) if log and self._saved is not None else None
+        failure = Failure(reason, term, step, saved, raised)
+        self.failed[index] = self._result(index, False, None, failure)
+        self._common = self._common or ({self._saved} if saved else set())
+        self.episodes.freeze(index)
+        if len(self.runs) > 1:
+            self.display.say(f"the run with seed {run.seed} failed, the others go on: {reason}")
+        if log:
+            log.end(failed=True)
+            log.flush()
+            run_directory.write_failure(run.directory, failure)
+            self.logs[index] = None
 
     def _status(self) -> Status:
         step, _, wall_seconds = self._resumed
@@ -194,71 +204,65 @@ class Training:
         rate = max(self.step - step, 1) / max(seconds, 1e-9)
         left = max(self.settings.total_steps - self.step, 0) / rate if seconds > 1 else float("nan")
         metrics = self.population.metrics
+        going = [index for index in range(len(self.runs)) if index not in self.failed]
         loss = metrics.get("loss/value", metrics.get("loss/total"))
-        return Status(self.step, self.settings.total_steps, rate * len(self.runs), left, float(loss.mean()) if loss is not None else None)
+        return Status(self.step, self.settings.total_steps, rate * len(going), left, float(loss[going].mean()) if loss is not None and going else None)
 
     def _evaluate(self) -> None:
         """Evaluate every run's greedy policy at this step and log it."""
-        progress = self.step / self.settings.total_steps
-
+        self._look()
         seeds = [run.seed for run in self.runs]
         environments = [run.environment for run in self.runs]
         played = environments, self.episodes.observation, seeds, self.step, self.settings.evaluation
+        raised = dict.fromkeys(self.failed)
         with self.population.undisturbed():
-            self.evaluation_returns = self.backend.evaluate(lambda: self.population.act_greedily(progress), *played, started=self.population.started)
-        for log, returns in zip(self.logs, self.evaluation_returns, strict=True):
+            found = self.backend.evaluate(self._greedily(), *played, started=self.population.started, raised=raised)
+        for index, error in raised.items():
+            if index not in self.failed:
+                self._fail_by(error, index, " in evaluation")
+        for index, (log, returns) in enumerate(zip(self.logs, found, strict=True)):
+            if index not in self.failed:
+                self.evaluation_returns[index] = returns
             if log:
                 log.scalars(self.step, {f"evaluation/return_{name}": number for name, number in summary(returns).items()})
 
+    def _greedily(self) -> Callable[[], np.ndarray]:
+        """Acts without exploring; says it once when somebody asks to stop meanwhile, since an evaluation can take long."""
+        progress, said = self.step / self.settings.total_steps, self._stopped()
+
+        def act() -> np.ndarray:
+            nonlocal said
+            if self._stopped() and not said:
+                said = True
+                kept = "" if self._saved is None else f", and the checkpoint of step {self._saved:,} is kept"
+                self.display.say(f"stopping: the evaluation at step {self.step:,} is finished first, then all is saved; asked once more it ends at once{kept}")
+            return self.population.act_greedily(progress)
+
+        return act
+
     def checkpoint(self) -> None:
-        """Save the whole state of every run that has a directory."""
+        """Save the whole state of every run that has a directory and goes on; one whose weights are no numbers any more fails instead."""
+        self._look()
         for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
-            if log:
+            if not all(leaf.isfinite().all() for leaf in self.population.learner_tensors(index).values()):
+                self._fail(index, f"weights were found to be NaN or infinite at step {self.step:,}", faults.WEIGHTS, self.step)
+            elif log:
                 log.flush(to_disk=True)
-                tensors, rest = self.episodes.saved(index)
-                run_directory.save_checkpoint(run.directory, self.step, self._tensors(index, tensors), self._rest(index, rest))
-        for run in self.runs:
-            if run.directory:
-                run_directory.drop_checkpoints(run.directory, keep=self.step)
+                run_directory.save_checkpoint(run.directory, self.step, *checkpoint.saved(self, index))
+        self._saved = self.step
+        self._drop_checkpoints({self.step, *self._common})
 
-    def _tensors(self, index: int, of_episodes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        filled = min(self.step // self.settings.num_envs, self.population.memory.shape[2])
-        tensors = self.population.learner_tensors(index)
-        tensors["memory"] = self.population.memory[index, :, :filled]
-        # Copies: outputs of a program may be one tensor, which the file format refuses.
-        tensors |= {f"metrics/{name}": leaf[index].clone() for name, leaf in self.population.metrics.items()}
-        tensors |= {f"episodes/{name}": tensor for name, tensor in of_episodes.items()}
-        return tensors | {"observation": torch.from_numpy(self.episodes.observation[index])}
-
-    def _rest(self, index: int, of_episodes: Any) -> dict[str, Any]:
-        return {
-            "identity": checkpoint.identity(self.runs[index]),
-            "step": self.step,
-            "updates": self.updates,
-            "wall_seconds": self.wall_seconds,
-            "event_bytes": self.logs[index].size,
-            "episodes": of_episodes,
-        }
+    def _drop_checkpoints(self, keep: Collection[int]) -> None:
+        for run, log in zip(self.runs, self.logs, strict=True):
+            if log:
+                run_directory.drop_checkpoints(run.directory, keep)
 
     def restore(self) -> None:
-        """Continue from the newest checkpoint that all runs have."""
-        self.step = run_directory.newest_checkpoint([run.directory for run in self.runs])
-        metrics = []
-        for index, run in enumerate(self.runs):
-            tensors, rest = run_directory.load_checkpoint(run.directory, self.step)
-            if differing := checkpoint.differences(run, rest.get("identity", {})):
-                raise run_directory.RunDirectoryError(f"{run.directory} holds another run: it differs in {', '.join(differing[:5])}")
-            try:
-                self.population.load_learner(index, tensors)
-            except ValueError as error:
-                raise run_directory.RunDirectoryError(f"{run.directory}: {error}") from error
-            self.population.memory[index, :, : tensors["memory"].shape[1]] = tensors["memory"]
-            metrics.append({name.removeprefix("metrics/"): leaf for name, leaf in tensors.items() if name.startswith("metrics/")})
-            self.updates, self.wall_seconds = rest["updates"], rest["wall_seconds"]
-            of_episodes = {name.removeprefix("episodes/"): tensor for name, tensor in tensors.items() if name.startswith("episodes/")}
-            self.episodes.resume(index, of_episodes, rest["episodes"], tensors["observation"].numpy())
-            self.logs.append(EventLog(run.directory, rest["event_bytes"]))
+        """Continue from the newest checkpoint that all runs have, also those that failed after it."""
+        self.step = self._saved = run_directory.newest_checkpoint([run.directory for run in self.runs])
+        metrics = [checkpoint.load(self, index) for index in range(len(self.runs))]
         self.population.metrics = pytree.tree_map(lambda *leaves: torch.stack(leaves), *metrics)
+        self._look()
 
     def finish(self, stopped_by: int | None) -> list[Result]:
         """Evaluate and close a training that came to its end, save everything, and say what came of it."""
@@ -270,13 +274,15 @@ class Training:
             for log in filter(None, self.logs):
                 log.end()
                 log.flush()
-        results = [self._result(index, complete, stopped_by) for index in range(len(self.runs))]
+        results = [self.failed.get(index) or self._result(index, complete, stopped_by) for index in range(len(self.runs))]
         for run, result in zip(self.runs, results, strict=True):
-            if run.directory and complete:
+            if run.directory and result.complete:
                 run_directory.write_result(run.directory, record(run, result))
+        if complete:
+            self._drop_checkpoints({self.step})
         return results
 
-    def _result(self, index: int, complete: bool, stopped_by: int | None) -> Result:
+    def _result(self, index: int, complete: bool, stopped_by: int | None, failure: Failure | None = None) -> Result:
         return Result(
             seed=self.runs[index].seed,
             complete=complete,
@@ -285,10 +291,11 @@ class Training:
             updates=self.updates,
             wall_seconds=self.wall_seconds,
             compile_seconds=self.compile_seconds,
-            evaluation_returns=self.evaluation_returns[index] if complete else [],
+            evaluation_returns=self.evaluation_returns[index] if complete or failure else [],
             phases=self.watch.shares(),
             learner=unstack(self.population.learner, index),
             directory=self.runs[index].directory,
+            failure=failure,
         )
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Where a sweep's populations are trained, as an interface, and what any worker does with one of them."""
 
+import contextlib
 import statistics
 import time
 import traceback
@@ -14,7 +15,8 @@ from agents.config import build_all
 from agents.display import Display, Status
 from agents.evaluation import summary
 from agents.machine import Stop
-from agents.run import Result
+from agents.run import Failure, Result
+from agents.run_directory import RunDirectoryError
 from agents.sweep import Job, Task
 from agents.training import train
 
@@ -26,8 +28,7 @@ class Outcome(NamedTuple):
 
     value: float | None = None
     failure: str | None = None  # in one line
-    step: int | None = None  # at which it failed
-    traceback: str | None = None
+    step: int | None = None  # at which it failed, where that is known
 
 
 class Said(NamedTuple):
@@ -96,16 +97,25 @@ def train_task(task: Task, place: int, tell: Callable[[Event], None]) -> Finishe
     except KeyboardInterrupt:
         return Finished(place, (Outcome(),) * len(task.jobs))
     except Exception as error:
-        reason, trace = f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc()
-        return Finished(place, (Outcome(failure=reason, traceback=trace),) * len(task.jobs))
+        reason, trace = " ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc()
+        return Finished(place, tuple(failed(job, reason, trace) for job in task.jobs))
     return Finished(place, tuple(outcome(result) for result in results), report.rate)
 
 
 def outcome(result: Result) -> Outcome:
     """What came of one run."""
-    if failure := getattr(result, "failure", None):
-        return Outcome(failure=failure.reason, step=failure.step, traceback=failure.traceback)
+    if result.failure:
+        return Outcome(failure=result.failure.reason, step=result.failure.step)
     return Outcome(summary(result.evaluation_returns)["mean"] if result.complete else None)
+
+
+def failed(job: Job, reason: str, trace: str = "") -> Outcome:
+    """A run that failed with its whole population, as it's noted in its directory, unless another process holds that."""
+    with contextlib.suppress(RunDirectoryError), run_directory.locked(job.directory):
+        newest = max(run_directory.checkpoints(job.directory), default=None)
+        checkpoint = None if newest is None else run_directory.checkpoint_path(job.directory, newest)
+        run_directory.write_failure(job.directory, Failure(reason, "population", newest or 0, checkpoint, trace))
+    return Outcome(failure=reason)
 
 
 def _write_notes(job: Job) -> None:

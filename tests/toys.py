@@ -248,6 +248,27 @@ class Bandit(gymnasium.Env):
         return np.ones(1, np.float32), self.pays[int(action)], True, False, {}
 
 
+class Failing(Counting):
+    """Counting that raises as its `last`-th step or reset is asked for, counted over its whole life: `last` may be infinite."""
+
+    def __init__(self, last: float = np.inf, resets: float = np.inf) -> None:
+        super().__init__(5)
+        self.left = {"step": last, "reset": resets}
+
+    def _count(self, call):
+        self.left[call] -= 1
+        if self.left[call] <= 0:
+            raise RuntimeError(f"the {call}\nwent wrong")
+
+    def reset(self, *, seed=None, options=None):
+        self._count("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self._count("step")
+        return super().step(action)
+
+
 class Broken(gymnasium.Env):
     """Can't be made."""
 
@@ -255,6 +276,6 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Match, Faint, Arms, Cue, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Regulator, Bandit, Broken):
+for toy in (Identity, Match, Faint, Arms, Cue, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Regulator, Bandit, Failing, Broken):
     limit = {Identity: 10, Match: 10, Faint: 10, Chain: 50, Regulator: 5}.get(toy)
     gymnasium.register(f"{toy.__name__}-v0", entry_point=f"{__name__}:{toy.__name__}", max_episode_steps=limit)

@@ -65,7 +65,7 @@ class PopulationLauncher(Launcher):
 
 def _returned(each: Any, outcome: Any) -> JobReturn:
     """What Hydra's sweepers get of a job: its mean evaluation return, or an exception."""
-    from agents.sweep import RunFailed
+    from agents.run import RunFailed
 
     returned = JobReturn(overrides=list(each.job.words), working_dir=os.getcwd(), task_name=JobRuntime.instance().get("name"))
     failed = outcome.failure is not None

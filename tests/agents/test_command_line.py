@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -370,6 +371,19 @@ def test_a_run_that_will_learn_nothing_is_told_so(train):
     assert code == 0 and "nothing will be learned: the first update would come at step 301, but total_steps is 300" in out
 
 
-def test_a_loss_that_is_no_number_is_said_once(train):
-    code, out, _ = train(*SMALL, "optimizer.learning_rate=1e12", "loss/value=mse", "optimizer=sgd")
-    assert code == 0 and out.count("nothing is learned any more") == 1
+def test_a_run_that_diverges_is_one_line_and_exit_code_1(train, tmp_path):
+    code, out, err = train(*SMALL, "optimizer.learning_rate=1e12", "loss/value=mse", "optimizer=sgd", "hydra.run.dir=run")
+    lines = [line for line in out.splitlines() if "FAILED" in line]
+    assert code == 1 and err == "" and "Traceback" not in out and out.endswith(lines[0] + "\n") and len(lines) == 1
+    found = re.fullmatch(r"FAILED: (loss/value became (?:nan|inf) at step \d+); last good checkpoint: run/checkpoint-0{12}; log: run/run.log", lines[0])
+    assert found and found[1] in (tmp_path / "run" / "run.log").read_text()
+    code, again, err = train("resume=run")
+    assert code == 1 and err == "" and again.endswith(lines[0] + "\n")
+
+
+def test_an_environment_that_raises_is_one_line_and_fails_no_other_job(train, tmp_path):
+    words = [word for word in SMALL if not word.startswith("checkpoint_every")]
+    code, out, err = train("-m", *words, "checkpoint_every=10", "env.id=tests.toys:Failing-v0", "+env.arguments.last=1000,25", "hydra.sweep.dir=sweep", "total_steps=60")
+    assert code == 1 and err == "" and "Traceback" not in out
+    assert out.count("FAILED: the environment raised RuntimeError: the step went wrong at step 25; last good checkpoint: sweep/1/checkpoint-000000000020; log: sweep/1/run.log") == 1
+    assert (tmp_path / "sweep" / "0" / "result.json").exists() and not (tmp_path / "sweep" / "1" / "result.json").exists()

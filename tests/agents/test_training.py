@@ -158,7 +158,7 @@ def test_a_population_goes_on_from_the_last_step_that_all_have(tmp_path):
         for step in steps:
             save_checkpoint(tmp_path / run, step, {}, {})
     assert newest_checkpoint([tmp_path / run for run in "abc"]) == 100
-    drop_checkpoints(tmp_path / "b", keep=0)
+    drop_checkpoints(tmp_path / "b", keep={0})
     with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path / 'b'}"):
         newest_checkpoint([tmp_path / run for run in "abc"])
 
