@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -305,6 +306,12 @@ def _command(name: str) -> str:
     """How this command is called here: by name where it's on the PATH, else by its file."""
     beside = Path(sys.executable).parent / name
     return name if shutil.which(name) or not beside.exists() else shown(beside)
+
+
+def again(name: str, directory: Path) -> str:
+    """The command that was given, so that it goes on with the sweep in this directory."""
+    words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
+    return f"{_command(name)} {shlex.join([*words, f'hydra.sweep.dir={shown(directory.absolute())}'])}"
 
 
 def _tensorboard(directory: Path) -> str:

@@ -97,7 +97,8 @@ def _is_free(index: int, overrides: Sequence[Override], whole: DictConfig, is_gr
     for place, other in enumerate(overrides):
         name = other.key_or_group
         nested = f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")
-        if place != index and nested and not (is_group(name) and name != key):
+        chooses = is_group(name) and name != key and isinstance(other.value(), str)  # Choices are made before values are set.
+        if place != index and nested and not chooses:
             return False
     *parents, last = key.split(".")
     node = whole

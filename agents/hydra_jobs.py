@@ -53,7 +53,7 @@ def _job(composed: Composed, words: Sequence[str], master: DictConfig, number: i
     naming = composed.whole.hydra.job.config.override_dirname
     named = sorted(word for word in task if word.lstrip("+~").partition("=")[0] not in naming.exclude_keys)
     noted = {
-        "job.id": number,
+        "job.id": str(number),
         "job.num": number,
         "job.override_dirname": naming.item_sep.join(named).replace("=", naming.kv_sep),
         "overrides.task": list(task),

@@ -41,8 +41,9 @@ class Sweep:
     Raises ConfigError or RunDirectoryError in one line.
     """
 
-    def __init__(self, jobs: Sequence[Job], directory: Path, *, size: int | None, workers: int) -> None:
-        self.jobs, self.directory, self.size, self.workers = jobs, directory, size, workers
+    def __init__(self, jobs: Sequence[Job], directory: Path, *, size: int | None, workers: int, command: str) -> None:
+        """`size` is the most runs in a population, None for what is fastest; `command` is what continues the sweep, for a person."""
+        self.jobs, self.directory, self.size, self.workers, self.command = jobs, directory, size, workers, command
         self.runs: list[Run] = build_all([job.config for job in jobs], [job.directory for job in jobs])
         sweep.refuse_shared(jobs)
         refuse_unwritable(directory, "hydra.sweep.dir")
@@ -55,7 +56,7 @@ class Sweep:
         groups = sweep.groups([self.runs[place] for place in left], [self.standings[place] for place in left])
         firsts = [self.runs[left[alike[0]]] for alike, _ in groups]
         steps = [run.total_steps - (step or 0) for run, (_, step) in zip(firsts, groups, strict=True)]
-        known = [rates.read(run.config) for run in firsts]
+        known = [rates.read(run.config).best for run in firsts]
         most = min(self.size or len(left), self._most([run.memory_bytes for run in firsts]))
         size = (self.size and most) or rates.best_size([len(alike) for alike, _ in groups], steps, known, self.workers, most)
         tasks = [Task(tuple(self.jobs[left[place]] for place in part), step) for alike, step in groups for part in sweep.split(alike, rates.shares(len(alike), size))]
@@ -70,7 +71,7 @@ class Sweep:
 
     def seconds(self, tasks: Sequence[Task]) -> float | None:
         """How long tasks will take, from what was measured of their structures before; None where nothing was."""
-        known = [rates.read(task.jobs[0].config) for task in tasks]
+        known = [rates.read(task.jobs[0].config).last for task in tasks]
         if not all(known):
             return None
         return rates.makespan([sweep.work(task) / rates.rate(len(task.jobs), each) for task, each in zip(tasks, known, strict=True)], self.workers)
@@ -111,6 +112,7 @@ class Sweep:
         if failed := [(job, found[job.directory]) for job in self.jobs if found[job.directory].failure is not None]:
             display.failures(failed)
         if stopped():
+            print(f"everything is saved; continue with: {self.command}")
             raise Stopped(stopped.number)
         return [found[job.directory] for job in self.jobs]
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agents.compilation import cache_directory
 from agents.recorder import processor
@@ -25,20 +25,30 @@ SECONDS = 5.0  # of training that a rate is taken from
 Rates = Mapping[int, float]
 
 
-def read(config: Mapping[str, Any]) -> dict[int, float]:
-    """The environment steps a second of populations of this structure, all runs together, by their size; empty where none was trained."""
+class Measured(NamedTuple):
+    """Environment steps a second of populations of one structure, all runs of one together, by their size."""
+
+    best: dict[int, float]  # so far: what else a machine has to do only slows it down
+    last: dict[int, float]
+
+
+def read(config: Mapping[str, Any]) -> Measured:
+    """What was measured of this structure on this machine; empty where nothing was trained."""
     with contextlib.suppress(OSError, ValueError):
-        return {int(size): float(rate) for size, rate in json.loads(_path(config).read_text()).items()}
-    return {}
+        found = {int(size): both for size, both in json.loads(_path(config).read_text()).items()}
+        return Measured(*({size: both[index] for size, both in found.items()} for index in (0, 1)))
+    return Measured({}, {})
 
 
 def keep(config: Mapping[str, Any], size: int, rate: float) -> None:
     """Keep the rate of a population of this structure and size for the next sweep."""
     with contextlib.suppress(OSError):
-        path = _path(config)
+        path, known = _path(config), read(config)
+        found = {other: [known.best[other], known.last[other]] for other in known.last}
+        found[size] = [max(rate, known.best.get(size, 0.0)), rate]
         path.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(json.dumps(read(config) | {size: round(rate, 1)}))
+            json.dump(found, file)
         os.replace(file.name, path)
 
 

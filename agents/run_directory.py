@@ -63,7 +63,7 @@ def clear_unstarted(directory: Path) -> None:
     """Delete what a run left that was killed before its first checkpoint, so that it can begin again."""
     if (directory / CONFIG).exists() and not checkpoints(directory) and not (directory / RESULT).exists():
         with locked(directory):
-            for path in [directory / CONFIG, *directory.glob("events.out.tfevents.*"), *directory.glob(f".{CHECKPOINT}*")]:
+            for path in [*directory.glob(FAILURE), *directory.glob("events.out.tfevents.*"), *directory.glob(f".{CHECKPOINT}*"), directory / CONFIG]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -49,7 +49,7 @@ def labels(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> list[str]:
     names = _short_names(swept)
     found = []
     for words in jobs:
-        parts = [_file_name(f"{names[key]}={value}") for key, _, value in (word.partition("=") for word in words) if key in names]
+        parts = [f"{_file_name(names[key])}={_file_name(value)}" for key, _, value in (word.partition("=") for word in words) if key in names]
         found.append(_bounded(",".join(parts), words) or "run")
     twice = {label for label, count in Counter(found).items() if count > 1}
     return [f"{label},{_digest(words)}" if label in twice else label for label, words in zip(found, jobs, strict=True)]

@@ -111,7 +111,7 @@ def outcome(result: Result) -> Outcome:
 
 def failed(job: Job, reason: str, trace: str = "") -> Outcome:
     """A run that failed with its whole population, as it's noted in its directory, unless another process holds that."""
-    with contextlib.suppress(RunDirectoryError), run_directory.locked(job.directory):
+    with contextlib.suppress(RunDirectoryError, OSError), run_directory.locked(job.directory):
         newest = max(run_directory.checkpoints(job.directory), default=None)
         checkpoint = None if newest is None else run_directory.checkpoint_path(job.directory, newest)
         run_directory.write_failure(job.directory, Failure(reason, "population", newest or 0, checkpoint, trace))

@@ -41,6 +41,7 @@ class PopulationLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the jobs of these words."""
+        from agents.command_line import again
         from agents.config import locate
         from agents.hydra_jobs import hydra_jobs
         from agents.launch import Sweep
@@ -49,7 +50,8 @@ class PopulationLauncher(Launcher):
         jobs = hydra_jobs(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
         with env_override(self.config.hydra.job.env_set):
             backend = locate(BACKENDS.get(self.backend, self.backend), "hydra.launcher.backend")(self.workers)
-            sweep = Sweep([each.job for each in jobs], Path(self.config.hydra.sweep.dir), size=self.size, workers=backend.workers)
+            directory = Path(self.config.hydra.sweep.dir)
+            sweep = Sweep([each.job for each in jobs], directory, size=self.size, workers=backend.workers, command=again("rlloss-train", directory))
             outcomes = sweep.listed() if self.dry_run else self._trained(sweep, backend, jobs)
         return [_returned(each, outcome) for each, outcome in zip(jobs, outcomes, strict=True)]
 
