@@ -22,7 +22,7 @@ def groups() -> dict[str, list[str]]:
 def help_text() -> str:
     """What can be said on the command line, taken from the config files and their comments."""
     lines = ["rlloss-train trains an agent. Say what to change as name=value; everything has a default.", ""]
-    lines += ["  rlloss-train env=acrobot loss/value=huber loss.value.delta=0.5 seed=3", "  rlloss-train -m loss/value=mse,huber seed=0,1,2      all combinations, one after the other", ""]
+    lines += ["  rlloss-train env=acrobot loss/value=huber loss.value.delta=0.5 seed=3", "  rlloss-train -m loss/value=mse,huber seed=0,1,2      all combinations, trained together", ""]
     lines += ["  rlloss-train resume=RUN_DIR                          continue a run that was stopped"]
     lines += ["  rlloss-train resume=RUN_DIR trust=my_module          the same where its config names code of my_module"]
     lines += ["  rlloss-train loss.value._target_=my_module.MyLoss    a class of your own, found where you work", ""]

@@ -12,8 +12,8 @@ from rich.console import Console
 from agents import rates, sweep
 from agents.config import build_all, refuse_deletions
 from agents.hydra_jobs import hydra_jobs
-from agents.machine import Stop, Stopped, available_memory, interruptible
-from agents.run import Run, refuse_oversized
+from agents.machine import NotEnoughMemory, Stop, Stopped, interruptible
+from agents.run import Run, in_bytes, refuse_oversized
 from agents.run_directory import RunDirectoryError, refuse_unwritable, shown
 from agents.sweep import Job, Standing, Task
 from agents.sweep_display import SweepDisplay
@@ -41,9 +41,9 @@ class Sweep:
     Raises ConfigError or RunDirectoryError in one line.
     """
 
-    def __init__(self, jobs: Sequence[Job], directory: Path, *, size: int | None, workers: int, command: str) -> None:
+    def __init__(self, jobs: Sequence[Job], directory: Path, *, size: int | None, backend: Backend, command: str) -> None:
         """`size` is the most runs in a population, None for what is fastest; `command` is what continues the sweep, for a person."""
-        self.jobs, self.directory, self.size, self.workers, self.command = jobs, directory, size, workers, command
+        self.jobs, self.directory, self.size, self.backend, self.command = jobs, directory, size, backend, command
         self.runs: list[Run] = build_all([job.config for job in jobs], [job.directory for job in jobs])
         sweep.refuse_shared(jobs)
         refuse_unwritable(directory, "hydra.sweep.dir")
@@ -58,28 +58,33 @@ class Sweep:
         steps = [run.total_steps - (step or 0) for run, (_, step) in zip(firsts, groups, strict=True)]
         known = [rates.read(run.config).best for run in firsts]
         most = min(self.size or len(left), self._most([run.memory_bytes for run in firsts]))
-        size = (self.size and most) or rates.best_size([len(alike) for alike, _ in groups], steps, known, self.workers, most)
+        size = (self.size and most) or rates.best_size([len(alike) for alike, _ in groups], steps, known, self.backend.workers, most)
         tasks = [Task(tuple(self.jobs[left[place]] for place in part), step) for alike, step in groups for part in sweep.split(alike, rates.shares(len(alike), size))]
         return sorted(tasks, key=sweep.work, reverse=True)
 
     def _most(self, bytes_of_runs: Sequence[int]) -> int:
-        """How many runs a population can have so that all that train at the same time fit the machine's memory; at least one."""
-        available = available_memory()
-        if available is None or not bytes_of_runs:
+        """How many runs a population can have so that all that train at the same time fit in memory."""
+        if self.backend.memory is None or not bytes_of_runs:
             return sys.maxsize
-        return max((available // self.workers - WORKER_BYTES) // (max(bytes_of_runs) + RUN_BYTES), 1)
+        most = (self.backend.memory // self.backend.workers - WORKER_BYTES) // (max(bytes_of_runs) + RUN_BYTES)
+        if most < 1:
+            raise NotEnoughMemory(
+                f"{sweep.counted(self.backend.workers, 'population')} at a time don't fit in memory, even of one run each: one needs {in_bytes(max(bytes_of_runs) + RUN_BYTES + WORKER_BYTES)},"
+                f" there are {in_bytes(self.backend.memory)} for all; lower hydra.launcher.workers or the size of replay"
+            )
+        return most
 
     def seconds(self, tasks: Sequence[Task]) -> float | None:
         """How long tasks will take, from what was measured of their structures before; None where nothing was."""
         known = [rates.read(task.jobs[0].config).last for task in tasks]
         if not all(known):
             return None
-        return rates.makespan([sweep.work(task) / rates.rate(len(task.jobs), each) for task, each in zip(tasks, known, strict=True)], self.workers)
+        return rates.makespan([sweep.work(task) / rates.rate(len(task.jobs), each) for task, each in zip(tasks, known, strict=True)], self.backend.workers)
 
     def plan(self) -> str:
         """What will be done, in one line."""
         complete = sum(standing.value is not None for standing in self.standings)
-        return sweep.in_words(self.tasks, complete, self.workers, self.seconds(self.tasks))
+        return sweep.in_words(self.tasks, complete, self.backend.workers, self.seconds(self.tasks))
 
     def listed(self) -> list[Outcome]:
         """Print the plan and every population with its runs' directories; train nothing."""
@@ -92,7 +97,7 @@ class Sweep:
         print("\n".join(lines))
         return [Outcome(standing.value) for standing in self.standings]
 
-    def train(self, backend: Backend) -> list[Outcome]:
+    def train(self) -> list[Outcome]:
         """Train what is left, and say how it goes; what came of every job.
 
         Raises Stopped if a signal asked to end: everything is saved then.
@@ -103,12 +108,12 @@ class Sweep:
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.directory / LOCK, blocking=False), interruptible() as stopped:
-                found |= self._outcomes(backend, display, stopped)
+                found |= self._outcomes(display, stopped)
         except Timeout as error:
             raise RunDirectoryError(f"another process is training in {self.directory}") from error
         finally:
             display.close()
-            backend.close()
+            self.backend.close()
         if failed := [(job, found[job.directory]) for job in self.jobs if found[job.directory].failure is not None]:
             display.failures(failed)
         if stopped():
@@ -116,14 +121,14 @@ class Sweep:
             raise Stopped(stopped.number)
         return [found[job.directory] for job in self.jobs]
 
-    def _outcomes(self, backend: Backend, display: SweepDisplay, stopped: Stop) -> dict[Path, Outcome]:
+    def _outcomes(self, display: SweepDisplay, stopped: Stop) -> dict[Path, Outcome]:
         """By directory. A population whose worker died is trained again, from its checkpoints."""
         found: dict[Path, Outcome] = {}
         tasks = self.tasks
         for _ in range(ATTEMPTS):
             display.begin(tasks)
             lost: list[Job] = []
-            for event in backend.train(tasks, stopped):
+            for event in self.backend.train(tasks, stopped):
                 display.show(event)
                 if isinstance(event, Finished):
                     if event.rate:
@@ -134,6 +139,7 @@ class Sweep:
                     found |= {job.directory: failed(job, event.reason) for job in tasks[event.task].jobs}
             if not lost or stopped():
                 break
+            display.say(f"{sweep.counted(len(lost), 'run')} lost with a worker, going on from the last checkpoints")
             places = [place for place, job in enumerate(self.jobs) if job in lost]
             for place in places:
                 self.standings[place] = sweep.standing(self.jobs[place])

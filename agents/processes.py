@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from agents.machine import Stop, Stopped, cores
+from agents.machine import Stop, Stopped, available_memory, cores
 from agents.sweep import Task
 
 POLL_SECONDS = 0.2
@@ -29,7 +29,7 @@ class Processes:
     """Trains populations in processes of this machine, which live until they are closed or this process ends, however it ends."""
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or cores()
+        self.workers, self.memory = workers or cores(), available_memory()
         self._idle: list[Worker] = []
 
     def train(self, tasks: Sequence[Task], stopped: Stop) -> Iterator[Any]:

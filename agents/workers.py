@@ -72,6 +72,7 @@ class Backend(Protocol):
     """
 
     workers: int  # populations trained at the same time
+    memory: int | None  # bytes that all of them together can have, None where nobody knows
 
     def train(self, tasks: Sequence[Task], stopped: Stop) -> Iterator[Event]:
         """Train all tasks, and give what is told of them until each is `Finished` or `Lost`; tasks are named by their place.

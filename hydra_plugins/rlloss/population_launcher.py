@@ -42,24 +42,27 @@ class PopulationLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the jobs of these words."""
         from agents.command_line import again
-        from agents.config import locate
+        from agents.config import ConfigError, locate
         from agents.hydra_jobs import hydra_jobs
         from agents.launch import Sweep
 
         setup_globals()
+        for name in ("workers", "size"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ConfigError(f"hydra.launcher.{name} must be at least 1, got {number}")
         jobs = hydra_jobs(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
         with env_override(self.config.hydra.job.env_set):
             backend = locate(BACKENDS.get(self.backend, self.backend), "hydra.launcher.backend")(self.workers)
             directory = Path(self.config.hydra.sweep.dir)
-            sweep = Sweep([each.job for each in jobs], directory, size=self.size, workers=backend.workers, command=again("rlloss-train", directory))
-            outcomes = sweep.listed() if self.dry_run else self._trained(sweep, backend, jobs)
+            sweep = Sweep([each.job for each in jobs], directory, size=self.size, backend=backend, command=again("rlloss-train", directory))
+            outcomes = sweep.listed() if self.dry_run else self._trained(sweep, jobs)
         return [_returned(each, outcome) for each, outcome in zip(jobs, outcomes, strict=True)]
 
-    def _trained(self, sweep: Any, backend: Any, jobs: Sequence[Any]) -> Sequence[Any]:
+    def _trained(self, sweep: Any, jobs: Sequence[Any]) -> Sequence[Any]:
         callbacks = self.hydra_context.callbacks if self.config.hydra.callbacks else None
         for each in jobs if callbacks else ():
             callbacks.on_job_start(config=each.whole, task_function=self.task_function)
-        outcomes = sweep.train(backend)
+        outcomes = sweep.train()
         for each, outcome in zip(jobs, outcomes, strict=True) if callbacks else ():
             callbacks.on_job_end(config=each.whole, job_return=_returned(each, outcome))
         return outcomes

@@ -207,8 +207,8 @@ def test_ctrl_c_saves_everything_and_the_run_goes_on(train, tmp_path, number):
 
 
 def test_ctrl_c_in_a_sweep_says_what_was_not_started(tmp_path):
-    process = _start(tmp_path, "-m", "seed=0,1,2", "total_steps=100000", "hydra.sweep.dir=sweep")
-    _wait_for("sweep/0/checkpoint-*00", tmp_path)
+    process = _start(tmp_path, "-m", "seed=0,1,2", "total_steps=100000", "hydra.sweep.dir=sweep", "hydra/launcher=basic")
+    _wait_for("sweep/seed=0/checkpoint-*00", tmp_path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err and "2 of 3 jobs were not started: seed=1, seed=2" in out
@@ -383,7 +383,7 @@ def test_a_run_that_diverges_is_one_line_and_exit_code_1(train, tmp_path):
 
 def test_an_environment_that_raises_is_one_line_and_fails_no_other_job(train, tmp_path):
     words = [word for word in SMALL if not word.startswith("checkpoint_every")]
-    code, out, err = train("-m", *words, "checkpoint_every=10", "env.id=tests.toys:Failing-v0", "+env.arguments.last=1000,25", "hydra.sweep.dir=sweep", "total_steps=60")
+    code, out, err = train("-m", *words, "checkpoint_every=10", "env.id=tests.toys:Failing-v0", "+env.arguments.last=1000,25", "hydra.sweep.dir=sweep", "total_steps=60", "hydra/launcher=basic")
     assert code == 1 and err == "" and "Traceback" not in out
-    assert out.count("FAILED: the environment raised RuntimeError: the step went wrong at step 25; last good checkpoint: sweep/1/checkpoint-000000000020; log: sweep/1/run.log") == 1
-    assert (tmp_path / "sweep" / "0" / "result.json").exists() and not (tmp_path / "sweep" / "1" / "result.json").exists()
+    assert out.count("FAILED: the environment raised RuntimeError: the step went wrong at step 25; last good checkpoint: sweep/last=25/checkpoint-000000000020; log: sweep/last=25/run.log") == 1
+    assert (tmp_path / "sweep" / "last=1000" / "result.json").exists() and not (tmp_path / "sweep" / "last=25" / "result.json").exists()

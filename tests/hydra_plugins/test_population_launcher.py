@@ -120,7 +120,7 @@ def test_hydras_notes_are_those_of_the_basic_launcher(tmp_path):
 
 
 def _descendants(process):
-    found = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True).stdout
+    found = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True).stdout
     rows = [line.split(None, 2) for line in found.splitlines()]
     return [int(pid) for pid, parent, name in rows if int(parent) == process.pid and "spawn_main" in name]
 
