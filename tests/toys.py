@@ -267,6 +267,18 @@ class Failing(Counting):
     def step(self, action):
         self._count("step")
         return super().step(action)
+class Peak(gymnasium.Env):
+    """Five steps whose return says how near x is to 0.3, whatever is done: −5 (x − 0.3)²."""
+
+    def __init__(self, x: float = 0.0) -> None:
+        self.observation_space, self.action_space, self.x = spaces.Box(0.0, 1.0, (1,), np.float32), spaces.Discrete(2), x
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        return np.ones(1, np.float32), -((self.x - 0.3) ** 2), False, False, {}
 
 
 class Broken(gymnasium.Env):
@@ -276,6 +288,6 @@ class Broken(gymnasium.Env):
         raise RuntimeError("no licence\nfor this")
 
 
-for toy in (Identity, Match, Faint, Arms, Cue, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Regulator, Bandit, Failing, Broken):
-    limit = {Identity: 10, Match: 10, Faint: 10, Chain: 50, Regulator: 5}.get(toy)
+for toy in (Identity, Match, Faint, Arms, Cue, Counting, Blind, Unrepeatable, Nested, Picture, Chain, Regulator, Bandit, Peak, Failing, Broken):
+    limit = {Identity: 10, Match: 10, Faint: 10, Chain: 50, Regulator: 5, Peak: 5}.get(toy)
     gymnasium.register(f"{toy.__name__}-v0", entry_point=f"{__name__}:{toy.__name__}", max_episode_steps=limit)
