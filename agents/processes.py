@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -105,7 +104,7 @@ def _work(pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from agents.workers import Said, train_task
+    from agents.workers import told_warnings, train_task
 
     torch.set_num_threads(1)
     while True:
@@ -113,10 +112,7 @@ def _work(pipe: Connection) -> None:
             place, task = pipe.recv()
         except EOFError:
             return
-        said = set()
-        with warnings.catch_warnings():
-            # Each once, and on the parent's screen.
-            warnings.showwarning = lambda message, *_, place=place, said=said, **__: str(message) in said or said.add(str(message)) or pipe.send(Said(place, str(message)))
+        with told_warnings(place, pipe.send):
             before = signal.signal(signal.SIGINT, _interrupted), signal.signal(signal.SIGTERM, _interrupted)
             finished = train_task(task, place, pipe.send)
             signal.signal(signal.SIGINT, before[0]), signal.signal(signal.SIGTERM, before[1])

@@ -4,6 +4,7 @@ import contextlib
 import statistics
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -101,6 +102,15 @@ def train_task(task: Task, place: int, tell: Callable[[Event], None]) -> Finishe
         reason, trace = " ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc()
         return Finished(place, tuple(failed(job, reason, trace) for job in task.jobs))
     return Finished(place, tuple(outcome(result) for result in results), report.rate)
+
+
+@contextlib.contextmanager
+def told_warnings(place: int, tell: Callable[[Event], None]) -> Iterator[None]:
+    """Within it warnings are told, each once, so that they are on the screen of whoever started the sweep."""
+    said = set()
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: str(message) in said or said.add(str(message)) or tell(Said(place, str(message)))
+        yield
 
 
 def outcome(result: Result) -> Outcome:

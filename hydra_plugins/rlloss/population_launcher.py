@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-BACKENDS = {"processes": "agents.processes.Processes"}
+BACKENDS = {"processes": "agents.processes.Processes", "ray": "agents.ray_workers.RayWorkers"}
 
 
 @dataclass
