@@ -1,7 +1,7 @@
 """Training a sweep: what is left of it, in populations, each by a worker, and what came of every job."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -10,11 +10,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from agents import rates, sweep
-from agents.config import build_all, refuse_deletions
+from agents.config import ConfigError, build_all, refuse_deletions
+from agents.halving import Halving, settings, worst
 from agents.hydra_jobs import hydra_jobs
 from agents.machine import NotEnoughMemory, Stop, Stopped, interruptible
 from agents.run import Run, in_bytes, refuse_oversized
-from agents.run_directory import RunDirectoryError, refuse_unwritable, shown
+from agents.run_directory import RunDirectoryError, refuse_unwritable, shown, write_pruned
 from agents.sweep import Job, Standing, Task
 from agents.sweep_display import SweepDisplay
 from agents.workers import Backend, Finished, Lost, Outcome, failed
@@ -41,25 +42,27 @@ class Sweep:
     Raises ConfigError or RunDirectoryError in one line.
     """
 
-    def __init__(self, jobs: Sequence[Job], directory: Path, *, size: int | None, backend: Backend, command: str) -> None:
+    def __init__(self, jobs: Sequence[Job], directory: Path, *, size: int | None, backend: Backend, command: str, halving: Halving | None = None) -> None:
         """`size` is the most runs in a population, None for what is fastest; `command` is what continues the sweep, for a person."""
-        self.jobs, self.directory, self.size, self.backend, self.command = jobs, directory, size, backend, command
+        self.jobs, self.directory, self.size, self.backend, self.command, self.halving = jobs, directory, size, backend, command, halving or Halving()
         self.runs: list[Run] = build_all([job.config for job in jobs], [job.directory for job in jobs])
         sweep.refuse_shared(jobs)
         refuse_unwritable(directory, "hydra.sweep.dir")
+        if late := [rung for rung in self.halving.rungs if rung >= min(run.total_steps for run in self.runs)]:
+            raise ConfigError(f"hydra.launcher.rungs must lie before total_steps, got {late[0]}")
         self.standings: list[Standing] = [sweep.standing(job) for job in jobs]
         self.tasks = self.planned(range(len(jobs)))
 
-    def planned(self, places: Sequence[int]) -> list[Task]:
-        """What is left to train of some jobs, in populations of the size that is fastest."""
+    def planned(self, places: Sequence[int], until: int | None = None) -> list[Task]:
+        """What is left to train of some jobs, until a step if that isn't the last, in populations of the size that is fastest."""
         left = [place for place in places if self.standings[place].value is None]
         groups = sweep.groups([self.runs[place] for place in left], [self.standings[place] for place in left])
         firsts = [self.runs[left[alike[0]]] for alike, _ in groups]
-        steps = [run.total_steps - (step or 0) for run, (_, step) in zip(firsts, groups, strict=True)]
+        steps = [max((until or run.total_steps) - (step or 0), 1) for run, (_, step) in zip(firsts, groups, strict=True)]
         known = [rates.read(run.config).best for run in firsts]
         most = min(self.size or len(left), self._most([run.memory_bytes for run in firsts]))
         size = (self.size and most) or rates.best_size([len(alike) for alike, _ in groups], steps, known, self.backend.workers, most)
-        tasks = [Task(tuple(self.jobs[left[place]] for place in part), step) for alike, step in groups for part in sweep.split(alike, rates.shares(len(alike), size))]
+        tasks = [Task(tuple(self.jobs[left[place]] for place in part), step, until) for alike, step in groups for part in sweep.split(alike, rates.shares(len(alike), size))]
         return sorted(tasks, key=sweep.work, reverse=True)
 
     def _most(self, bytes_of_runs: Sequence[int]) -> int:
@@ -84,7 +87,8 @@ class Sweep:
     def plan(self) -> str:
         """What will be done, in one line."""
         complete = sum(standing.value is not None for standing in self.standings)
-        return sweep.in_words(self.tasks, complete, self.backend.workers, self.seconds(self.tasks))
+        rungs = f"; the worse settings are pruned at step {', '.join(f'{rung:,}' for rung in self.halving.rungs)}" if self.halving.rungs else ""
+        return sweep.in_words(self.tasks, complete, self.backend.workers, self.seconds(self.tasks)) + rungs
 
     def listed(self) -> list[Outcome]:
         """Print the plan and every population with its runs' directories; train nothing."""
@@ -102,13 +106,13 @@ class Sweep:
 
         Raises Stopped if a signal asked to end: everything is saved then.
         """
-        found = {job.directory: Outcome(standing.value) for job, standing in zip(self.jobs, self.standings, strict=True)}
+        found = {job.directory: Outcome(standing.value, step=standing.pruned) for job, standing in zip(self.jobs, self.standings, strict=True)}
         display = SweepDisplay(Console())
         display.say(self.plan())
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.directory / LOCK, blocking=False), interruptible() as stopped:
-                found |= self._outcomes(display, stopped)
+                found |= self._stages(display, stopped)
         except Timeout as error:
             raise RunDirectoryError(f"another process is training in {self.directory}") from error
         finally:
@@ -121,10 +125,46 @@ class Sweep:
             raise Stopped(stopped.number)
         return [found[job.directory] for job in self.jobs]
 
-    def _outcomes(self, display: SweepDisplay, stopped: Stop) -> dict[Path, Outcome]:
+    def _stages(self, display: SweepDisplay, stopped: Stop) -> dict[Path, Outcome]:
+        """By directory: what came of training to each rung, where the worse settings are pruned, and of what is left to its end."""
+        found: dict[Path, Outcome] = {}
+        everything = settings([job.config for job in self.jobs])
+        alive = [places for places in everything if any(self.standings[place].pruned is None for place in places)]
+        for number, rung in enumerate(self.halving.rungs):
+            left = self.halving.left(len(everything), number)
+            if len(alive) <= left:
+                continue  # It was decided before.
+            found |= self._outcomes(display, stopped, self._going(alive, found), rung)
+            if stopped():
+                return found
+            self._look([place for places in alive for place in places])
+            values = {place: found.get(self.jobs[place].directory, Outcome(self.standings[place].value)).value for places in alive for place in places}
+            pruned = worst(alive, values, left)
+            found |= self._pruned([place for places in pruned for place in places if values[place] is not None], values, rung)
+            alive = [places for places in alive if list(places) not in pruned]
+            display.say(f"step {rung:,}: {len(alive)} of {len(everything)} settings go on")
+        return found | self._outcomes(display, stopped, self._going(alive, found), None)
+
+    def _going(self, alive: Sequence[Sequence[int]], found: Mapping[Path, Outcome]) -> list[int]:
+        """The places of those settings' runs, but for those that failed."""
+        return sorted(place for places in alive for place in places if not (outcome := found.get(self.jobs[place].directory)) or outcome.failure is None)
+
+    def _pruned(self, places: Sequence[int], values: Mapping[int, float | None], rung: int) -> dict[Path, Outcome]:
+        """Give up these runs, which have these values."""
+        for place in places:
+            write_pruned(self.jobs[place].directory, rung, values[place])
+        self._look(places)
+        return {self.jobs[place].directory: Outcome(values[place], step=rung) for place in places}
+
+    def _look(self, places: Sequence[int]) -> None:
+        """See how these jobs stand now."""
+        for place in places:
+            self.standings[place] = sweep.standing(self.jobs[place])
+
+    def _outcomes(self, display: SweepDisplay, stopped: Stop, places: Sequence[int], until: int | None) -> dict[Path, Outcome]:
         """By directory. A population whose worker died is trained again, from its checkpoints."""
         found: dict[Path, Outcome] = {}
-        tasks = self.tasks
+        tasks = self.planned(places, until)
         for _ in range(ATTEMPTS):
             display.begin(tasks)
             lost: list[Job] = []
@@ -141,7 +181,6 @@ class Sweep:
                 break
             display.say(f"{sweep.counted(len(lost), 'run')} lost with a worker, going on from the last checkpoints")
             places = [place for place, job in enumerate(self.jobs) if job in lost]
-            for place in places:
-                self.standings[place] = sweep.standing(self.jobs[place])
-            tasks = self.planned(places)
+            self._look(places)
+            tasks = self.planned(places, until)
         return found

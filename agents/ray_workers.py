@@ -48,6 +48,8 @@ class RayWorkers:
 
     def train(self, tasks: Sequence[Task], stopped: Stop) -> Iterator[Event]:
         """See `agents.workers.Backend`."""
+        if not tasks:
+            return
         waiting, busy, told = deque(enumerate(tasks)), {}, False
         with _sign(tasks) as sign:
             try:

@@ -82,7 +82,7 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run; `complete` is False where it was stopped before its last step by the signal `stopped_by`, or failed."""
+    """What came of a run; `complete` is False where it was stopped before its last step by the signal `stopped_by`, paused, or failed."""
 
     seed: int
     complete: bool

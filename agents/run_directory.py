@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents.run import Failure
 
-CONFIG, RESULT, FAILURE, LOCK, LOG = "config.yaml", "result.json", "failure.json", "lock", "run.log"
+CONFIG, RESULT, FAILURE, PRUNED, LOCK, LOG = "config.yaml", "result.json", "failure.json", "pruned.json", "lock", "run.log"
 CHECKPOINT = "checkpoint-"
 
 
@@ -161,6 +161,17 @@ def shown(path: Path) -> str:
     """A path as short as it can be said from here."""
     path = Path(path)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def write_pruned(directory: Path, step: int, return_mean: float) -> None:
+    """Write pruned.json whole or not at all: a run that was given up at this step, with this evaluation return."""
+    _write_json(directory / PRUNED, {"step": step, "return_mean": return_mean})
+
+
+def read_pruned(directory: Path) -> dict[str, Any] | None:
+    """What pruned.json says, None where the run wasn't pruned."""
+    path = directory / PRUNED
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def write_failure(directory: Path, failure: Failure) -> None:

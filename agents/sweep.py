@@ -28,17 +28,19 @@ class Job:
 
 
 class Standing(NamedTuple):
-    """What has become of a job so far: `value`, its mean evaluation return, once it is complete; the steps it has checkpoints of before."""
+    """What has become of a job so far: `value`, its mean evaluation return, once it is complete or was pruned, at a step; the steps it has checkpoints of before."""
 
     value: float | None
     checkpoints: frozenset[int]
+    pruned: int | None = None
 
 
 class Task(NamedTuple):
-    """Jobs to train as one population, from the checkpoint of a step if there is one."""
+    """Jobs to train as one population, from the checkpoint of a step if there is one, until a step if that isn't the last."""
 
     jobs: tuple[Job, ...]
     step: int | None
+    until: int | None = None
 
 
 def labels(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> list[str]:
@@ -103,6 +105,8 @@ def standing(job: Job) -> Standing:
         raise RunDirectoryError(f"{run_directory.shown(job.directory)} holds another run: it differs in {', '.join(differing[:5])}; choose another hydra.sweep.dir")
     if result := run_directory.read_result(job.directory):
         return Standing(result["evaluation"]["return_mean"], frozenset())
+    if pruned := run_directory.read_pruned(job.directory):
+        return Standing(pruned["return_mean"], frozenset(), pruned["step"])
     return Standing(None, run_directory.checkpoints(job.directory))
 
 
@@ -151,7 +155,7 @@ def _by_step(places: Sequence[int], standings: Sequence[Standing]) -> list[tuple
 
 def work(task: Task) -> int:
     """The environment steps that all runs of a population have left to make."""
-    return sum(job.config["total_steps"] - (task.step or 0) for job in task.jobs)
+    return sum(max((task.until or job.config["total_steps"]) - (task.step or 0), 0) for job in task.jobs)
 
 
 def split(places: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:

@@ -107,7 +107,7 @@ def _step(outcome: Outcome) -> str:
 def _ended(outcomes: Sequence[Outcome]) -> str:
     failed = sum(outcome.failure is not None for outcome in outcomes)
     stopped = sum(outcome.failure is None and outcome.value is None for outcome in outcomes)
-    return ", ".join(filter(None, [f"{failed} failed" if failed else "", "stopped" if stopped else ""])) or "complete"
+    return ", ".join(filter(None, [f"{failed} failed" if failed else "", "stopped" if stopped else ""])) or ("complete" if any(outcome.step is None for outcome in outcomes) else "paused")
 
 
 def _number(number: float, form: str = ".1f") -> str:

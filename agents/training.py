@@ -22,7 +22,7 @@ from agents.run import Failure, Result, Run, check_together, in_bytes, record, r
 from agents.stopwatch import Stopwatch
 
 
-def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = False, display: Display | None = None) -> list[Result]:
+def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = False, display: Display | None = None, until: int | None = None) -> list[Result]:
     """Train runs of one structure together; each ends as if it had been trained alone. One that fails says so in its result, and the others go on.
 
     Args:
@@ -30,6 +30,7 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
         compile: compile ahead of time (seconds, once per structure), or run eagerly; None does what the configs say.
         resume: continue every run from the newest checkpoint in its directory.
         display: where progress is shown; None for the terminal, `quiet()` for nowhere.
+        until: pause at this step, with what an evaluation then gave; `resume` goes on as if there had been no pause.
 
     Raises:
         ValueError: the runs differ in structure, need too much memory, an environment can't be made, or a directory is in use.
@@ -54,8 +55,8 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
         training.compile()
         stack.enter_context(settled())
         stop = stack.enter_context(interruptible())
-        training.loop(stop)
-        results = training.finish(stop.number)
+        training.loop(stop, until)
+        results = training.finish(stop.number, until)
         if stop() and any(result.complete for result in results):
             raise Stopped(stop.number)  # It came during the last evaluation; the results are written.
         return results
@@ -97,14 +98,14 @@ class Training:
                 log.config(run.config)
         self.checkpoint()
 
-    def loop(self, stopped: Callable[[], bool]) -> None:
-        """Act, step, store, sample, update, log, until the last step, until stopped, or until all runs have failed."""
+    def loop(self, stopped: Callable[[], bool], until: int | None) -> None:
+        """Act, step, store, sample, update, log, until the last step or that of a pause, until stopped, or until all runs have failed."""
         plan, population, episodes, watch = self.settings.plan, self.population, self.episodes, self.watch
         num_envs, total_steps = self.settings.num_envs, self.settings.total_steps
         started = watch.start() - self.wall_seconds
         self._resumed = self._logged = (self.step, self.updates, self.wall_seconds)
         self._stopped = stopped
-        while self.step < total_steps and not stopped() and len(self.failed) < len(self.runs):
+        while self.step < min(total_steps, until or total_steps) and not stopped() and len(self.failed) < len(self.runs):
             progress = self.step / total_steps
             actions, probabilities = population.act(self.step // num_envs, progress)
             watch.lap("act")
@@ -208,8 +209,8 @@ class Training:
         loss = metrics.get("loss/value", metrics.get("loss/total"))
         return Status(self.step, self.settings.total_steps, rate * len(going), left, float(loss[going].mean()) if loss is not None and going else None)
 
-    def _evaluate(self) -> None:
-        """Evaluate every run's greedy policy at this step and log it."""
+    def _evaluate(self, *, log_it: bool = True) -> None:
+        """Evaluate every run's greedy policy at this step, and log it."""
         self._look()
         seeds = [run.seed for run in self.runs]
         environments = [run.environment for run in self.runs]
@@ -223,7 +224,7 @@ class Training:
         for index, (log, returns) in enumerate(zip(self.logs, found, strict=True)):
             if index not in self.failed:
                 self.evaluation_returns[index] = returns
-            if log:
+            if log and log_it:
                 log.scalars(self.step, {f"evaluation/return_{name}": number for name, number in summary(returns).items()})
 
     def _greedily(self) -> Callable[[], np.ndarray]:
@@ -264,9 +265,10 @@ class Training:
         self.population.metrics = pytree.tree_map(lambda *leaves: torch.stack(leaves), *metrics)
         self._look()
 
-    def finish(self, stopped_by: int | None) -> list[Result]:
-        """Evaluate and close a training that came to its end, save everything, and say what came of it."""
+    def finish(self, stopped_by: int | None, until: int | None) -> list[Result]:
+        """Evaluate and close a training that came to its end, save everything, and say what came of it; one that pauses is evaluated aside."""
         complete = self.step >= self.settings.total_steps
+        paused = not complete and until is not None and self.step >= until
         # Before the last evaluation: a process killed after it does it again when the run is continued.
         self.checkpoint()
         if complete:
@@ -274,7 +276,9 @@ class Training:
             for log in filter(None, self.logs):
                 log.end()
                 log.flush()
-        results = [self.failed.get(index) or self._result(index, complete, stopped_by) for index in range(len(self.runs))]
+        elif paused:
+            self._evaluate(log_it=False)
+        results = [self.failed.get(index) or self._result(index, complete, stopped_by, evaluated=complete or paused) for index in range(len(self.runs))]
         for run, result in zip(self.runs, results, strict=True):
             if run.directory and result.complete:
                 run_directory.write_result(run.directory, record(run, result))
@@ -282,7 +286,7 @@ class Training:
             self._drop_checkpoints({self.step})
         return results
 
-    def _result(self, index: int, complete: bool, stopped_by: int | None, failure: Failure | None = None) -> Result:
+    def _result(self, index: int, complete: bool, stopped_by: int | None, failure: Failure | None = None, *, evaluated: bool = True) -> Result:
         return Result(
             seed=self.runs[index].seed,
             complete=complete,
@@ -291,7 +295,7 @@ class Training:
             updates=self.updates,
             wall_seconds=self.wall_seconds,
             compile_seconds=self.compile_seconds,
-            evaluation_returns=self.evaluation_returns[index] if complete or failure else [],
+            evaluation_returns=self.evaluation_returns[index] if evaluated else [],
             phases=self.watch.shares(),
             learner=unstack(self.population.learner, index),
             directory=self.runs[index].directory,

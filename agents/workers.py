@@ -25,11 +25,14 @@ TELL_SECONDS = 0.5
 
 
 class Outcome(NamedTuple):
-    """What came of one job: its mean evaluation return, or why there is none; neither where it was stopped and can go on."""
+    """What came of one job: its mean evaluation return, or why there is none; neither where it was stopped and can go on.
+
+    `step` is where it failed, or where it has its value if that isn't the last step: it was pruned there, or will go on.
+    """
 
     value: float | None = None
     failure: str | None = None  # in one line
-    step: int | None = None  # at which it failed, where that is known
+    step: int | None = None
 
 
 class Said(NamedTuple):
@@ -95,7 +98,7 @@ def train_task(task: Task, place: int, tell: Callable[[Event], None]) -> Finishe
             _write_notes(job)
             if task.step is None:
                 run_directory.clear_unstarted(job.directory)
-        results = train(runs, resume=task.step is not None, display=report)
+        results = train(runs, resume=task.step is not None, display=report, until=task.until)
     except KeyboardInterrupt:
         return Finished(place, (Outcome(),) * len(task.jobs))
     except Exception as error:
@@ -117,7 +120,9 @@ def outcome(result: Result) -> Outcome:
     """What came of one run."""
     if result.failure:
         return Outcome(failure=result.failure.reason, step=result.failure.step)
-    return Outcome(summary(result.evaluation_returns)["mean"] if result.complete else None)
+    if not result.evaluation_returns:
+        return Outcome()
+    return Outcome(summary(result.evaluation_returns)["mean"], step=None if result.complete else result.steps)
 
 
 def failed(job: Job, reason: str, trace: str = "") -> Outcome:

@@ -84,4 +84,6 @@ class OptunaSearch(Sweeper):
 def _trained(returned: JobReturn) -> Any:
     from agents.search import Trained
 
-    return Trained(float(returned.return_value) if returned.status is JobStatus.COMPLETED else None)
+    if returned.status is JobStatus.FAILED:
+        return Trained(None)
+    return Trained(float(returned.return_value), getattr(returned.return_value, "step", None))

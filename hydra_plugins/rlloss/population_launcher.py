@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class PopulationLauncherConf:
     workers: int | None = None  # populations trained at the same time, by default as many as cores
     size: int | None = None  # the most runs in one population, by default what is fastest
     dry_run: bool = False  # say what would be trained, and nothing else
+    rungs: list[int] = field(default_factory=list)  # steps at which the worse settings are pruned
+    keep: float = 0.5  # the share of the settings that goes on from each rung
     backend: str = "processes"  # who trains populations: one of BACKENDS, or the dotted name of an agents.workers.Backend
 
 
@@ -32,8 +34,8 @@ ConfigStore.instance().store(group="hydra/launcher", name="population", node=Pop
 class PopulationLauncher(Launcher):
     """Trains all the jobs that it is handed, and returns what came of each."""
 
-    def __init__(self, workers: int | None, size: int | None, dry_run: bool, backend: str) -> None:
-        self.workers, self.size, self.dry_run, self.backend = workers, size, dry_run, backend
+    def __init__(self, workers: int | None, size: int | None, dry_run: bool, rungs: Sequence[int], keep: float, backend: str) -> None:
+        self.workers, self.size, self.dry_run, self.rungs, self.keep, self.backend = workers, size, dry_run, tuple(rungs), keep, backend
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra has; it calls this before `launch`."""
@@ -43,10 +45,15 @@ class PopulationLauncher(Launcher):
         """Train the jobs of these words."""
         from agents.command_line import again
         from agents.config import ConfigError, locate
+        from agents.halving import Halving
         from agents.hydra_jobs import hydra_jobs
         from agents.launch import Sweep
 
         setup_globals()
+        try:
+            halving = Halving(self.rungs, self.keep)
+        except ValueError as error:
+            raise ConfigError(f"hydra.launcher.{error}") from error
         for name in ("workers", "size"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ConfigError(f"hydra.launcher.{name} must be at least 1, got {number}")
@@ -54,7 +61,7 @@ class PopulationLauncher(Launcher):
         with env_override(self.config.hydra.job.env_set):
             backend = locate(BACKENDS.get(self.backend, self.backend), "hydra.launcher.backend")(self.workers)
             directory = Path(self.config.hydra.sweep.dir)
-            sweep = Sweep([each.job for each in jobs], directory, size=self.size, backend=backend, command=again("rlloss-train", directory))
+            sweep = Sweep([each.job for each in jobs], directory, size=self.size, backend=backend, command=again("rlloss-train", directory), halving=halving)
             outcomes = sweep.listed() if self.dry_run else self._trained(sweep, jobs)
         return [_returned(each, outcome) for each, outcome in zip(jobs, outcomes, strict=True)]
 
@@ -70,10 +77,11 @@ class PopulationLauncher(Launcher):
 
 def _returned(each: Any, outcome: Any) -> JobReturn:
     """What Hydra's sweepers get of a job: its mean evaluation return, or an exception."""
+    from agents.halving import Pruned
     from agents.run import RunFailed
 
     returned = JobReturn(overrides=list(each.job.words), working_dir=os.getcwd(), task_name=JobRuntime.instance().get("name"))
     failed = outcome.failure is not None
-    returned.return_value = RunFailed(f"{each.job.directory}: {outcome.failure}") if failed else outcome.value
+    returned.return_value = RunFailed(f"{each.job.directory}: {outcome.failure}") if failed else outcome.value if outcome.step is None else Pruned(outcome.value, outcome.step)
     returned.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
     return returned

@@ -127,12 +127,15 @@ def test_a_search_that_was_killed_goes_on_with_the_trials_it_had_begun(tmp_path)
 
 
 def test_rlloss_train_searches(monkeypatch, tmp_path, capfd):
-    """The return of this environment says how near x is to 0.3, whatever the agent does."""
+    """The return of this environment says how near x is to 0.3, whatever the agent does; the worse half is pruned."""
     monkeypatch.chdir(tmp_path)
-    words = ["hydra/sweeper=optuna_search", "hydra/launcher=basic", "hydra.sweep.dir=found", "hydra.sweeper.trials=4", "hydra.sweeper.batch=2", *SMALL]
+    words = ["hydra/sweeper=optuna_search", "hydra.launcher.workers=1", "hydra.launcher.rungs=[30]", "hydra.sweep.dir=found", "hydra.sweeper.trials=4", *SMALL]
     monkeypatch.setattr(sys, "argv", ["rlloss-train", "-m", *words, "env.id=tests.toys:Peak-v0", "total_steps=60", "+env.arguments.x=interval(0.0, 1.0)"])
     command_line.train_main()
-    assert "4 of 4 trials, best return" in capfd.readouterr().out
-    for trial in optuna.load_study(study_name="rlloss", storage="sqlite:///found/study.db").trials:
+    assert "4 of 4 trials (2 pruned), best return" in capfd.readouterr().out
+    trials = optuna.load_study(study_name="rlloss", storage="sqlite:///found/study.db").trials
+    assert [trial.state for trial in sorted(trials, key=lambda trial: trial.value)] == [TrialState.PRUNED] * 2 + [TrialState.COMPLETE] * 2
+    for trial in trials:
         x = trial.params["+env.arguments.x"]
-        assert trial.value == pytest.approx(-5 * (x - 0.3) ** 2) and (tmp_path / "found" / f"x={x}" / "result.json").exists()
+        assert trial.value == pytest.approx(-5 * (x - 0.3) ** 2)
+        assert (tmp_path / "found" / f"x={x}" / "result.json").exists() == (trial.state is TrialState.COMPLETE)
