@@ -64,14 +64,16 @@ def _start(words: Sequence[str]) -> None:
     parser.error = refuse
     sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))  # Hydra doesn't find -m among other words.
     options = parser.parse_args(sys.argv[1:])
-    started, failed = [], []
+    multirun, started, failed = options.multirun, [], []
 
     def train_one(config: DictConfig) -> float:
         started.append(config)
         try:
             return _train_one(config)
-        except RunFailed as failure:  # Hydra would print a line of its own, which says less.
-            failed.append(failure)
+        except RunFailed as failure:
+            if multirun:
+                raise  # To the sweeper, which may be in another process.
+            failed.append(failure)  # Hydra would print a line of its own, which says less.
             return math.nan
 
     task = hydra.main(config_path=str(config_directory()), config_name="train", version_base="1.3")(train_one)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -51,6 +52,10 @@ class GridSweeper(Sweeper):
             directory.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(self.config, directory / "multirun.yaml")
         returned = self.launcher.launch(jobs, initial_job_idx=0)
+        failed = [each for each in returned if each.status is JobStatus.FAILED]
+        if failed and not hasattr(self.launcher, "says_failures"):
+            said = " ".join(str(failed[0]._return_value).split())
+            print(f"{len(failed)} of {len(returned)} runs failed; the first, {' '.join(failed[0].overrides)}: {said}", file=sys.stderr)
         for each in returned:
             with contextlib.redirect_stderr(io.StringIO()):  # The launcher has said more of it than Hydra would.
                 each.return_value  # noqa: B018  # It raises what went wrong.

@@ -34,6 +34,8 @@ ConfigStore.instance().store(group="hydra/launcher", name="population", node=Pop
 class PopulationLauncher(Launcher):
     """Trains all the jobs that it is handed, and returns what came of each."""
 
+    says_failures = True  # Other launchers leave that to the sweeper.
+
     def __init__(self, workers: int | None, size: int | None, dry_run: bool, rungs: Sequence[int], keep: float, backend: str) -> None:
         self.workers, self.size, self.dry_run, self.rungs, self.keep, self.backend = workers, size, dry_run, tuple(rungs), keep, backend
 
