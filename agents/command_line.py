@@ -70,7 +70,7 @@ def _start(words: Sequence[str]) -> None:
         started.append(config)
         try:
             return _train_one(config)
-        except RunFailed as failure:
+        except (RunFailed, RunDirectoryError) as failure:
             if multirun:
                 raise  # To the sweeper, which may be in another process.
             failed.append(failure)  # Hydra would print a line of its own, which says less.

@@ -249,23 +249,21 @@ class Bandit(gymnasium.Env):
 
 
 class Failing(Counting):
-    """Counting that raises as its `last`-th step or reset is asked for, counted over its whole life: `last` may be infinite."""
+    """Counting that raises at its `last`-th step, and when it is reset with the seed `cursed`."""
 
-    def __init__(self, last: float = np.inf, resets: float = np.inf) -> None:
+    def __init__(self, last: int = 9999, cursed: int = -1) -> None:
         super().__init__(5)
-        self.left = {"step": last, "reset": resets}
-
-    def _count(self, call):
-        self.left[call] -= 1
-        if self.left[call] <= 0:
-            raise RuntimeError(f"the {call}\nwent wrong")
+        self.left, self.cursed = last, cursed
 
     def reset(self, *, seed=None, options=None):
-        self._count("reset")
+        if seed == self.cursed:
+            raise RuntimeError("the reset\nwent wrong")
         return super().reset(seed=seed)
 
     def step(self, action):
-        self._count("step")
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("the step\nwent wrong")
         return super().step(action)
 class Peak(gymnasium.Env):
     """Five steps whose return says how near x is to 0.3, whatever is done: −5 (x − 0.3)²."""
