@@ -3,7 +3,8 @@
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from agents.machine import Stopped, interruptible, raise_malloc_thresholds, sett
 from agents.population import Population, unstack
 from agents.run import Failure, Result, Run, check_together, in_bytes, record, refuse_oversized
 from agents.stopwatch import Stopwatch
+
+WRITERS = 16  # threads, while a checkpoint is written
 
 
 def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = False, display: Display | None = None, until: int | None = None) -> list[Result]:
@@ -244,19 +247,21 @@ class Training:
     def checkpoint(self) -> None:
         """Save the whole state of every run that has a directory and goes on; one whose weights are no numbers any more fails instead."""
         self._look()
-        for index, (run, log) in enumerate(zip(self.runs, self.logs, strict=True)):
+        for index in range(len(self.runs)):
             if not all(leaf.isfinite().all() for leaf in self.population.learner_tensors(index).values()):
                 self._fail(index, f"weights were found to be NaN or infinite at step {self.step:,}", faults.WEIGHTS, self.step)
-            elif log:
-                log.flush(to_disk=True)
-                run_directory.save_checkpoint(run.directory, self.step, *checkpoint.saved(self, index))
-        self._saved = self.step
-        self._drop_checkpoints({self.step, *self._common})
+        self._each_directory(self._save)
+        self._saved, keep = self.step, {self.step, *self._common}
+        self._each_directory(lambda index: run_directory.drop_checkpoints(self.runs[index].directory, keep))
 
-    def _drop_checkpoints(self, keep: Collection[int]) -> None:
-        for run, log in zip(self.runs, self.logs, strict=True):
-            if log:
-                run_directory.drop_checkpoints(run.directory, keep)
+    def _save(self, index: int) -> None:
+        self.logs[index].flush(to_disk=True)
+        run_directory.save_checkpoint(self.runs[index].directory, self.step, *checkpoint.saved(self, index))
+
+    def _each_directory(self, do: Callable[[int], None]) -> None:
+        """Do it for every run that writes; they wait for the disk side by side, which then serves many at once."""
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(do, [index for index, log in enumerate(self.logs) if log]))
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that all runs have, also those that failed after it."""
@@ -283,7 +288,7 @@ class Training:
             if run.directory and result.complete:
                 run_directory.write_result(run.directory, record(run, result))
         if complete:
-            self._drop_checkpoints({self.step})
+            self._each_directory(lambda index: run_directory.drop_checkpoints(self.runs[index].directory, {self.step}))
         return results
 
     def _result(self, index: int, complete: bool, stopped_by: int | None, failure: Failure | None = None, *, evaluated: bool = True) -> Result:
