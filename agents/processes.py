@@ -1,5 +1,6 @@
 """Worker processes of this machine: one torch thread each, as many populations at a time as there are cores."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -98,29 +99,41 @@ def _death(worker: Worker) -> str:
 
 
 def _work(pipe: Connection) -> None:
-    """A worker's life: train what comes through the pipe, until that is closed."""
+    """A worker's life: train what comes through the pipe, until that is closed or a signal asks to end."""
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Until there is something to stop.
+    asked = training = False
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        if training:  # Else it's seen before the next training begins.
+            raise Stopped(number)
+
+    signal.signal(signal.SIGINT, interrupt), signal.signal(signal.SIGTERM, interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from agents.workers import told_warnings, train_task
+    from agents.workers import Finished, Outcome, told_warnings, train_task
+
+    def tell(event: Any) -> None:
+        with contextlib.suppress(OSError):  # Nobody listens any more; the runs are saved all the same.
+            pipe.send(event)
 
     torch.set_num_threads(1)
     while True:
         try:
             place, task = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
-        with told_warnings(place, pipe.send):
-            before = signal.signal(signal.SIGINT, _interrupted), signal.signal(signal.SIGTERM, _interrupted)
-            finished = train_task(task, place, pipe.send)
-            signal.signal(signal.SIGINT, before[0]), signal.signal(signal.SIGTERM, before[1])
-        pipe.send(finished)
-
-
-def _interrupted(number: int, frame: Any) -> None:
-    raise Stopped(number)
+        finished = Finished(place, (Outcome(),) * len(task.jobs))
+        try:
+            training = True
+            with told_warnings(place, tell):
+                finished = finished if asked else train_task(task, place, tell)
+        except KeyboardInterrupt:
+            pass  # It came between two instructions; what was trained is in its directories.
+        training = False
+        tell(finished)
 
 
 def _end_with_parent() -> None:
