@@ -65,15 +65,15 @@ def assert_same(one, two):
 
 
 @pytest.mark.parametrize(("words", "swept"), [
-    (SMALL, ["loss/value=mse,huber", "optimizer.learning_rate=1e-3,1e-4", "seed=0,1"]),
-    (PPO, ["loss/value=mse,hl_gauss", "optimizer.learning_rate=1e-3,1e-4", "seed=0,1"]),
+    (SMALL, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1"]),
+    (PPO, ["loss/value=mse,hl_gauss", "optimizer.learning_rate=1e-3,1e-4"]),
     (SAC, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1"]),
 ], ids=["dqn", "ppo", "sac"])  # fmt: skip
 def test_a_run_of_a_sweep_is_as_if_it_had_been_trained_alone(tmp_path, words, swept):
     code, out, err = run(tmp_path, "-m", *words, *swept, "hydra.sweep.dir=sweep", "hydra.launcher.workers=2")
     assert (code, err) == (0, ""), out
     directories = sorted((tmp_path / "sweep").glob("*/config.yaml"))
-    assert len(directories) == (4 if words is SAC else 8)
+    assert len(directories) == 4
     for directory in (directories[0].parent, directories[-1].parent):
         alone = tmp_path / "alone" / directory.name
         job = OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / "overrides.yaml"))
@@ -125,7 +125,7 @@ def _descendants(process):
     return [int(pid) for pid, parent, name in rows if int(parent) == process.pid and "spawn_main" in name]
 
 
-LONG = [*SHORT, "loss/value=mse,huber", "seed=0,1", "total_steps=1200", "hydra.launcher.workers=2", "hydra.sweep.dir=sweep"]
+LONG = [*SHORT, "loss/value=mse,huber", "seed=0,1", "total_steps=600", "hydra.launcher.workers=2", "hydra.sweep.dir=sweep"]
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +155,12 @@ def test_a_sweep_that_was_killed_goes_on_bitwise(tmp_path, straight):
         assert_same(directory, tmp_path / "sweep" / directory.name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_all_runs_and_says_how_to_go_on(tmp_path, straight, number):
+def test_ctrl_c_saves_all_runs_and_says_how_to_go_on(tmp_path, straight):
     process = start(tmp_path, "-m", *LONG)
     wait_until(_under_way(tmp_path), process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and err == "" and out.splitlines()[-1].startswith("everything is saved; continue with: ")
+    assert process.returncode == 128 + signal.SIGINT and err == "" and out.splitlines()[-1].startswith("everything is saved; continue with: ")
     assert "-m" in out.splitlines()[-1] and "hydra.sweep.dir=sweep" in out.splitlines()[-1]
     assert len(list(tmp_path.rglob("*/result.json"))) < 4
     assert run(tmp_path, "-m", *LONG)[0] == 0
@@ -174,7 +173,7 @@ def test_a_worker_that_dies_fails_nothing(tmp_path, straight):
     wait_until(_under_way(tmp_path), process)
     os.kill(_descendants(process)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=90)
-    assert (process.returncode, err) == (0, "") and "its worker process was killed" in out and "go on from their checkpoints" in out
+    assert (process.returncode, err) == (0, "") and "its worker process was killed" in out and "going on from the last checkpoints" in out
     for directory in straight.glob("*=*"):
         assert_same(directory, tmp_path / "sweep" / directory.name)
 
