@@ -13,10 +13,16 @@ def groups() -> dict[str, list[str]]:
     """The config groups and their choices."""
     found: dict[str, list[str]] = {}
     for path in sorted(config_directory().rglob("*.yaml")):
-        group = str(path.parent.relative_to(config_directory()))
-        if group != ".":
-            found.setdefault(group, []).append(path.stem)
+        group, choice = group_and_choice(path.relative_to(config_directory()).with_suffix("").as_posix())
+        if group:
+            found.setdefault(group, []).append(choice)
     return found
+
+
+def group_and_choice(file: str) -> tuple[str, str]:
+    """The group that a config file belongs to, and what is chosen there; recipes may lie in folders: experiment=study/cartpole."""
+    group, _, choice = file.partition("/") if file.startswith("experiment/") else file.rpartition("/")
+    return group, choice
 
 
 def help_text() -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -21,13 +22,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents import run_directory
 from agents.backends import backend
-from agents.command_help import groups, help_text
+from agents.command_help import group_and_choice, groups, help_text
 from agents.config import ConfigError, build, compose, config_directory, container, keys, nearest, no_key, refuse, refuse_deletions, refuse_untrusted
 from agents.demonstrations import Recording
 from agents.environments import UnrepeatableError
@@ -114,9 +115,9 @@ def _say_not_started(overrides: Sequence[str], started: int) -> None:
 
 
 def _check_directories(overrides: Sequence[str]) -> None:
-    directories = [word.partition("=")[2] for word in overrides if word.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
-    for directory in directories or ["runs"]:
-        run_directory.refuse_used(Path(directory))
+    said = [word.partition("=") for word in overrides if word.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+    for setting, _, directory in said or [("hydra.run.dir", "=", "runs")]:
+        run_directory.refuse_used(Path(directory), setting)
 
 
 def _train_one(config: DictConfig) -> float:
@@ -244,6 +245,9 @@ def one_line(command: str) -> Iterator[None]:
         sys.exit(128 + getattr(error, "number", signal.SIGINT))
     except RunFailed:
         sys.exit(FAILED)
+    except BrokenPipeError:  # Nobody reads any more, as behind `| head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Else Python would complain when it flushes.
+        sys.exit(128 + signal.SIGPIPE)
     except (ConfigError, RunDirectoryError, UnrepeatableError, NotEnoughMemory) as error:
         message = str(error)
     except (HydraException, OmegaConfBaseException) as error:
@@ -269,19 +273,25 @@ def in_words(error: Exception) -> str:
     """What a person did wrong when Hydra or OmegaConf raised this."""
     message = str(error)
     if isinstance(error, MissingConfigException):
-        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        if choices := error.options or groups().get(group):  # Hydra doesn't say them for a choice within a list.
+        group, choice = group_and_choice(error.missing_cfg_file or "")
+        if choices := groups().get(group) or error.options:  # Hydra doesn't say them for a choice within a list, nor recipes in folders.
             return f"{group}={choice} is not a choice; choose one of {', '.join(choices)}{nearest(choice, choices)}"
     if found := re.search(r"Could not override '([^']+)'", message):
         key = found[1].split("@")[0]
         if "is not in struct" in f"{message} {error.__cause__}" or "No match in the defaults list" in message:
             known = [*_known_keys(), *groups()]
             return _not_chosen(key) if key in known else no_key(key, known)
+        if isinstance(error.__cause__, OmegaConfBaseException) and dataclasses.is_dataclass(of := error.__cause__.object_type):  # Of Hydra, a launcher or a sweeper.
+            return no_key(key, [f"{key.rpartition('.')[0]}.{field.name}" for field in dataclasses.fields(of)])
         return f"{key}: {error.__cause__ or message}".splitlines()[0]
     if found := re.search(r"Could not delete '([^']+)'", message):
         return f"~{found[1]}: there is no such choice to delete"
     if found := re.search(r"Key '([^']+)' is not in struct", message):
         return no_key(found[1], _known_keys())
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is not understood: {message.splitlines()[0]}"
+    if "does not support sweep type : INTERVAL" in message:
+        return "interval(…) is for a search, hydra/sweeper=optuna_search; a grid needs values, such as optimizer.learning_rate=1e-4,1e-3"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
         return f"{found[1]} has several values; train all of them with -m"
     return message.splitlines()[0]

@@ -89,8 +89,11 @@ def build(config: Mapping[str, Any], directory: Path | None = None, spaces: Spac
     return run
 
 
-def build_all(configs: Sequence[Mapping[str, Any]], directories: Sequence[Path | None]) -> list[Run]:
-    """The runs that many configs describe, as `build` makes each; what they have in common is made once, each environment is tried once."""
+def build_all(configs: Sequence[Mapping[str, Any]], directories: Sequence[Path | None], names: Sequence[str] = ()) -> list[Run]:
+    """The runs that many configs describe, as `build` makes each; what they have in common is made once, each environment is tried once.
+
+    A mistake is said with the name of its run, if there are names.
+    """
     made: dict[str, Run] = {}
     tried: dict[str, dict[str, Any]] = {}
 
@@ -98,17 +101,17 @@ def build_all(configs: Sequence[Mapping[str, Any]], directories: Sequence[Path |
         name = repr(environment)
         return tried[name] if name in tried else tried.setdefault(name, spaces_of(environment))
 
-    def of(config: Mapping[str, Any], directory: Path | None) -> Run:
+    def of(config: Mapping[str, Any], directory: Path | None, name: str) -> Run:
         others = repr({**config, "seed": None})
-        if others not in made or "${seed}" in others:
-            made[others] = build(config, directory, spaces)
-            return made[others]
         try:
+            if others not in made or "${seed}" in others:
+                made[others] = build(config, directory, spaces)
+                return made[others]
             return dataclasses.replace(made[others], seed=_typed(config["seed"], int, "seed"), directory=directory, config=config)
         except ValueError as error:
-            raise ConfigError(str(error)) from error
+            raise ConfigError(f"{error} (in {name})" if name else str(error)) from error
 
-    return [of(config, directory) for config, directory in zip(configs, directories, strict=True)]
+    return [of(*each) for each in zip(configs, directories, names or [""] * len(configs), strict=True)]
 
 
 def refuse_deletions(words: Sequence[str]) -> None:

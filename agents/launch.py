@@ -31,7 +31,7 @@ def check(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]
     for words in jobs:
         refuse_deletions([word for word in words if not word.startswith(("hydra.", "hydra/"))])
     made = [each.job for each in hydra_jobs(loader, master, jobs, 0)]
-    for run in build_all([job.config for job in made], [job.directory for job in made]):
+    for run in build_all([job.config for job in made], [job.directory for job in made], sweep.differing([job.words for job in made])):
         refuse_oversized([run])
     sweep.refuse_shared(made)
 

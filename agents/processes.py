@@ -94,7 +94,7 @@ def _death(worker: Worker) -> str:
     code = worker.process.exitcode
     worker.process.close()
     if code == -signal.SIGKILL:
-        return "its worker process was killed (by the system where memory ran out)"
+        return "its worker process was killed, as the system does where memory runs out"
     return f"its worker process was ended by {signal.Signals(-code).name}" if code < 0 else f"its worker process ended with code {code}"
 
 

@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 def read(config: Mapping[str, Any]) -> Measured:
     """What was measured of this structure on this machine; empty where nothing was trained."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # What another version wrote is as nothing.
         found = {int(size): both for size, both in json.loads(_path(config).read_text()).items()}
         return Measured(*({size: both[index] for size, both in found.items()} for index in (0, 1)))
     return Measured({}, {})

@@ -27,11 +27,11 @@ class RunDirectoryError(ValueError):
     """A run directory that can't be used, in one line."""
 
 
-def refuse_used(directory: Path) -> None:
-    """Raise RunDirectoryError if a run lives in this directory already, or nobody can write there."""
+def refuse_used(directory: Path, setting: str = "hydra.run.dir") -> None:
+    """Raise RunDirectoryError if a run lives in this directory, which `setting` names, already, or nobody can write there."""
     if (directory / CONFIG).exists():
         raise RunDirectoryError(f"{directory} already holds a run; continue it with resume={directory} or choose another directory")
-    refuse_unwritable(directory, "hydra.run.dir")
+    refuse_unwritable(directory, setting)
 
 
 def refuse_unwritable(directory: Path, setting: str) -> None:

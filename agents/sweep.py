@@ -80,21 +80,22 @@ def _digest(words: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
 
 
+def differing(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The words of each job that not all of them have."""
+    everywhere = set.intersection(*map(set, jobs)) if jobs else set()
+    return [" ".join(word for word in words if word not in everywhere) for words in jobs]
+
+
 def refuse_shared(jobs: Sequence[Job]) -> None:
     """Raise RunDirectoryError if two jobs would be written to one directory."""
     owners: dict[Path, Job] = {}
     for job in jobs:
         other = owners.setdefault(job.directory.resolve(), job)
         if other is not job:
-            one, two = (" ".join(words) for words in _differing(other.words, job.words))
+            if set(other.words) == set(job.words):
+                raise RunDirectoryError(f"there are two runs of {' '.join(job.words)}; say each value once")
+            one, two = differing([other.words, job.words])
             raise RunDirectoryError(f"two runs would share {run_directory.shown(job.directory)}: {one} and {two}; give each its own, see hydra.sweep.subdir")
-
-
-def _differing(one: Sequence[str], two: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The words that two jobs don't share; all of them where they are the same."""
-    if set(one) == set(two):
-        return one, two
-    return [word for word in one if word not in two], [word for word in two if word not in one]
 
 
 def standing(job: Job) -> Standing:

@@ -128,7 +128,7 @@ def _left(row: Row) -> str:
 
 def _screen(rows: Sequence[Row]) -> Group:
     """All populations as a table: those that train, and the last ones that ended."""
-    table = Table("population", "runs", "", "steps/s", "left", "best", "median", box=None, pad_edge=False, header_style="dim")
+    table = Table("population", "runs", "", "steps/s", "left", "best return", "median", box=None, pad_edge=False, header_style="dim")
     ended = [row for row in rows if row.ended]
     for row in [*ended[-ENDED_ROWS:], *(row for row in rows if row.status and not row.ended)]:
         status = row.status or Status(0, 1, math.nan, math.nan, None)

@@ -195,7 +195,8 @@ class Training:
         self._common = self._common or ({self._saved} if saved else set())
         self.episodes.freeze(index)
         if len(self.runs) > 1:
-            self.display.say(f"the run with seed {run.seed} failed, the others go on: {reason}")
+            name = run_directory.shown(run.directory) if log else f"the run with seed {run.seed}"
+            self.display.say(f"{name} failed, the others go on: {reason}")
         if log:
             log.end(failed=True)
             log.flush()

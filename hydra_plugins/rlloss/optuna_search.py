@@ -47,6 +47,7 @@ class OptunaSearch(Sweeper):
         """Search over the words of the command line."""
         from agents.config import ConfigError
         from agents.launch import check
+        from agents.sweep import counted
 
         try:
             from agents.search import in_words, open_study, search
@@ -58,6 +59,9 @@ class OptunaSearch(Sweeper):
         words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         self.space = search_space(OverridesParser.create(config_loader=self.loader).parse_overrides(words))
         check(self.loader, self.config, self._named(self.space.corners()))
+        if self.config.hydra.launcher.get("dry_run"):
+            print(f"{counted(self.trials, 'trial')} of {counted(len(self.space.seeds), 'run')} each, {self.batch} at a time; Optuna chooses what is in them")
+            return
         directory = Path(self.config.hydra.sweep.dir)
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")

@@ -40,30 +40,34 @@ class PopulationLauncher(Launcher):
         self.workers, self.size, self.dry_run, self.rungs, self.keep, self.backend = workers, size, dry_run, tuple(rungs), keep, backend
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra has; it calls this before `launch`."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train the jobs of these words."""
-        from agents.command_line import again
-        from agents.config import ConfigError, locate
+        """Take what Hydra has, and look for mistakes in the launcher's own settings; Hydra calls this before `launch`, and before anything is written."""
+        from agents.config import ConfigError
         from agents.halving import Halving
-        from agents.hydra_jobs import hydra_jobs
-        from agents.launch import Sweep
 
-        setup_globals()
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         try:
-            halving = Halving(self.rungs, self.keep)
+            self.halving = Halving(self.rungs, self.keep)
         except ValueError as error:
             raise ConfigError(f"hydra.launcher.{error}") from error
         for name in ("workers", "size"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ConfigError(f"hydra.launcher.{name} must be at least 1, got {number}")
+        if self.backend not in BACKENDS and "." not in self.backend:
+            raise ConfigError(f"hydra.launcher.backend must be {', '.join(BACKENDS)} or the dotted name of a class, got {self.backend}")
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Train the jobs of these words."""
+        from agents.command_line import again
+        from agents.config import locate
+        from agents.hydra_jobs import hydra_jobs
+        from agents.launch import Sweep
+
+        setup_globals()
         jobs = hydra_jobs(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
         with env_override(self.config.hydra.job.env_set):
             backend = locate(BACKENDS.get(self.backend, self.backend), "hydra.launcher.backend")(self.workers)
             directory = Path(self.config.hydra.sweep.dir)
-            sweep = Sweep([each.job for each in jobs], directory, size=self.size, backend=backend, command=again("rlloss-train", directory), halving=halving)
+            sweep = Sweep([each.job for each in jobs], directory, size=self.size, backend=backend, command=again("rlloss-train", directory), halving=self.halving)
             outcomes = sweep.listed() if self.dry_run else self._trained(sweep, jobs)
         return [_returned(each, outcome) for each, outcome in zip(jobs, outcomes, strict=True)]
 

@@ -50,6 +50,8 @@ MISTAKES = [
     (["+totl_steps=10"], "there is no key totl_steps; did you mean total_steps?"),
     (["lss/value=huber"], "there is no key lss/value; did you mean loss/value?"),
     (["loss/value=hubr"], "pseudo_huber, quantile, quantile_huber, robust, smooth_l1, two_hot; did you mean huber?"),
+    (["experiment=study/cartpol"], "experiment=study/cartpol is not a choice; choose one of a2c_acrobot"),
+    (["experiment=study/cartpol"], "td3_pendulum; did you mean study/cartpole?"),
     (["env=cartpol"], "env=cartpol is not a choice; choose one of acrobot, atari_breakout"),
     (["loss.value=huber"], "loss.value must be a part with a _target_, got 'huber' (a choice is made with a slash: loss/value=huber)"),
     (["loss/value=mse", "loss.value.delta=2"], "there is no key loss.value.delta; loss.value has matched_curvature"),
@@ -123,7 +125,15 @@ MISTAKES = [
     (["--resolve"], "--resolve"),
     (["-m", "seed=0,1", "--cfg", "job"], "Only one of"),
     (["resume="], "resume needs the directory of a run"),
-    (["-m", "seed=0,1", "agent.discount=0.9,1.5"], "agent.discount must be at least 0 and at most 1, got 1.5"),
+    (["-m", "seed=0,1", "agent.discount=0.9,1.5"], "agent.discount must be at least 0 and at most 1, got 1.5 (in seed=0 agent.discount=1.5)"),
+    (["-m", "seed=0,x"], "seed must be a whole number, got 'x' (in seed=x)"),
+    (["-m", "seed=0,1,1", "agent.discount=0.9"], "there are two runs of seed=1 agent.discount=0.9; say each value once"),
+    (["-m", "seed=0,1", "hydra.launcher.sizes=3"], "there is no key hydra.launcher.sizes; did you mean hydra.launcher.size?"),
+    (["-m", "hydra.sweeper.trails=3", "hydra/sweeper=optuna_search"], "there is no key hydra.sweeper.trails; did you mean hydra.sweeper.trials?"),
+    (["-m", "seed=0,1", "hydra.launcher.backend=slurm"], "hydra.launcher.backend must be processes, ray or the dotted name of a class, got slurm"),
+    (["-m", "seed=0,1", "hydra.sweep.dir=file/sweep"], "/file; choose another hydra.sweep.dir"),
+    (["-m", "seed=range(3"], "seed=range(3 is not understood"),
+    (["-m", "agent.discount=interval(0.5, 0.9)"], "interval(…) is for a search, hydra/sweeper=optuna_search"),
     (["resume=nowhere"], "nowhere is not a run directory"),
     (["resume=nowhere", "seed=3"], "nowhere is not a run directory"),
     (["--nonsense"], "--nonsense"),
@@ -159,6 +169,12 @@ def test_a_run_from_start_to_evaluation(train, tmp_path):
 
 def test_version_is_our_own(train):
     assert train("--version")[:2] == (0, f"rlloss {metadata.version('rlloss')}\n")
+
+
+def test_nobody_has_to_read_to_the_end(tmp_path):
+    process = _start(tmp_path, "-m", "seed=range(9)", "hydra.launcher.dry_run=true")
+    process.stdout.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE and process.stderr.read() == ""
 
 
 def test_a_sweep_gives_every_job_a_directory(train, tmp_path):

@@ -131,6 +131,10 @@ def test_rlloss_train_searches(monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)
     words = ["hydra/sweeper=optuna_search", "hydra.launcher.workers=1", "hydra.launcher.rungs=[30]", "hydra.sweep.dir=found", "hydra.sweeper.trials=4", *SMALL]
     monkeypatch.setattr(sys, "argv", ["rlloss-train", "-m", *words, "env.id=tests.toys:Peak-v0", "total_steps=60", "+env.arguments.x=interval(0.0, 1.0)"])
+    monkeypatch.setattr(sys, "argv", [*(dry := sys.argv), "hydra.launcher.dry_run=true"])
+    command_line.train_main()
+    assert capfd.readouterr().out.startswith("4 trials of 1 run") and not list(tmp_path.iterdir())
+    monkeypatch.setattr(sys, "argv", dry)
     command_line.train_main()
     assert "4 of 4 trials (2 pruned), best return" in capfd.readouterr().out
     trials = optuna.load_study(study_name="rlloss", storage="sqlite:///found/study.db").trials

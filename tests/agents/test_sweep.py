@@ -150,4 +150,7 @@ def test_rates_are_kept_for_the_structure(monkeypatch, tmp_path):
     rates.keep(small_config(), 4, 90.0)
     assert rates.read(small_config("optimizer.learning_rate=1.0")) == ({4: 100.0, 8: 180.0}, {4: 90.0, 8: 180.0})
     assert rates.read(small_config("agent.batch_size=8")) == ({}, {})
+    for file in (tmp_path / "rates").iterdir():
+        file.write_text('{"4": 100.0}')  # As another version may have written it.
+    assert rates.read(small_config()) == ({}, {})
     assert rates.rate(8, {4: 100.0, 8: 180.0}) == 180.0 and math.isclose(rates.rate(16, {8: 95.0}), 100.0)
