@@ -170,6 +170,8 @@ def sentence(comparison: Comparison, worth: float | None = None) -> str:
         return f"Of {x} and {y} there is one seed, which tells nothing of chance (difference {plain(found.value)})."
     if not found.deviation and not found.value:
         return f"{x} and {y} are the same at all {seeds}."
+    if not found.deviation and comparison.p >= 1 - statistics.LEVEL:
+        return f"{x} is {'ahead of' if found.value > 0 else 'behind'} {y} by {plain(abs(found.value))} at all {seeds}, which are too few to tell it from chance (p = {comparison.p:.2g})."
     by = f"{plain(abs(found.value), found.margin)} ± {plain(found.margin, found.margin)} (95%)"
     if comparison.p < 1 - statistics.LEVEL:
         return f"{x} {'beats' if found.value > 0 else 'loses to'} {y} by {by}, {seeds}."

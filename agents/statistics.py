@@ -158,7 +158,10 @@ def improvement_p(x: np.ndarray, y: np.ndarray, paired: bool) -> float:
 def difference(x: np.ndarray, y: np.ndarray, paired: bool) -> Difference:
     """The difference of two means with Student's interval of pairs, or Welch's of two samples; one seed has no interval.
 
-    Source: Student, The probable error of a mean (1908); Welch, The generalization of "Student's" problem (1947); for returns of agents
+    Where scores don't spread at all, as where one side is always at the top and the other always at the bottom, p is Fisher's: the share
+    of signs, or of ways to deal the scores out, that part the two as far.
+
+    Source: Student, The probable error of a mean (1908); Welch, The generalization of "Student's" problem (1947); Fisher, The design of experiments (1935); for returns of agents
     Colas, Sigaud and Oudeyer, A hitchhiker's guide to statistical comparisons of reinforcement learning algorithms, arXiv 1904.06979.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
@@ -172,8 +175,9 @@ def difference(x: np.ndarray, y: np.ndarray, paired: bool) -> Difference:
         parts = np.array([x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)])
         deviation, error = math.sqrt(x.var(ddof=1) + y.var(ddof=1)), math.sqrt(parts.sum())
         freedom = parts.sum() ** 2 / (parts**2 / [len(x) - 1, len(y) - 1]).sum() if error else math.inf
-    if error <= 1e-12 * max(abs(x).max(), abs(y).max(), 1e-300):  # All pairs differ alike.
-        return Difference(value, 0.0, float(abs(value) <= 1e-12 * abs(x).max()), seeds, paired, 0.0)
+    if error <= 1e-12 * max(abs(x).max(), abs(y).max(), 1e-300):  # All pairs differ alike, and only their number can tell of chance.
+        alike = 2 / (2**seeds if paired else math.comb(len(x) + len(y), len(x)))
+        return Difference(value, 0.0, 1.0 if abs(value) <= 1e-12 * abs(x).max() else alike, seeds, paired, 0.0)
     margin = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * error
     return Difference(value, margin, float(2 * stats.t.sf(abs(value) / error, freedom)), seeds, paired, deviation)
 
@@ -208,7 +212,7 @@ def smallest_told(deviation: float, seeds: int, paired: bool, tests: int = 1) ->
     """The true difference that so many seeds show four times in five; arguments as in `seeds_needed`."""
     if seeds < 2 or not deviation > 0:
         return math.nan
-    low, high = 0.0, 1e3 * deviation
+    low, high = 0.0, 1e6 * deviation  # Two seeds and many tests take thousands of deviations.
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if _power(middle, deviation, np.array([seeds]), paired, tests)[0] >= POWER else (middle, high)
@@ -221,8 +225,9 @@ def _power(worth: float, deviation: float, seeds: np.ndarray, paired: bool, test
         return np.ones(len(seeds))
     freedom, shift = (seeds - 1) * (1 if paired else 2), worth / deviation * np.sqrt(seeds)
     critical = stats.t.ppf(1 - (1 - LEVEL) / (2 * tests), freedom)
-    # Far out SciPy's distribution gives NaN, where the power is 1.
-    return np.where(shift > critical + 30, 1.0, np.nan_to_num(stats.nct.sf(critical, freedom, np.minimum(shift, critical + 30)), nan=1.0))
+    # Far out SciPy's distribution gives NaN; there t is its shift over √(χ²/ν).
+    near, far = stats.nct.sf(critical, freedom, np.minimum(shift, critical + 30)), stats.chi2.cdf(freedom * (shift / critical) ** 2, freedom)
+    return np.where((shift > critical + 30) | np.isnan(near), far, near)
 
 
 def crossing(steps: np.ndarray, values: np.ndarray, threshold: float) -> float:

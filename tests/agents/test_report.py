@@ -191,6 +191,9 @@ def test_one_seed_and_equal_runs_are_said(tmp_path):
     assert "one seed, which tells nothing" in section.sentences[0] and any("has no interval" in note for note in section.notes)
     write_sweep(tmp_path / "equal", {MSE: lambda seed: [seed] * 10, HUBER: lambda seed: [seed] * 10}, seeds=range(3))
     assert made(tmp_path / "equal").sections[0].sentences == ["huber and mse are the same at all 3 paired seeds."]
+    write_sweep(tmp_path / "flat", {MSE: lambda seed: [500] * 10, HUBER: lambda seed: [9] * 10}, seeds=range(3))
+    (said,) = made(tmp_path / "flat").sections[0].sentences
+    assert said == "huber is behind mse by 491 at all 3 paired seeds, which are too few to tell it from chance (p = 0.25)."
 
 
 def test_seeds_that_dont_match_are_compared_unpaired(tmp_path):

@@ -70,8 +70,19 @@ def test_differences_are_scipys():
 def test_equal_pairs_and_pairs_that_differ_alike():
     ten = np.full(8, 10.0)
     assert statistics.difference(ten, ten, paired=True)[:3] == (0, 0, 1)
-    assert statistics.difference(ten + 1, ten, paired=True)[:3] == (1, 0, 0)
+    assert statistics.difference(ten + 1, ten, paired=True)[:3] == (1, 0, 2 / 2**8)
     assert statistics.improvement_p(ten, ten, paired=True) == statistics.improvement_p(ten, ten, paired=False) == 1
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 6])
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_few_seeds_at_the_top_and_at_the_bottom_are_told_apart_by_their_number_alone(seeds, paired):
+    """Where nothing spreads Student's test would be sure with two seeds; a permutation test isn't."""
+    top, bottom = np.full(seeds, 500.0), np.full(seeds, 9.0)
+    theirs = stats.permutation_test((top, bottom), lambda x, y: np.mean(x) - np.mean(y), permutation_type="samples" if paired else "independent", n_resamples=np.inf)
+    assert statistics.difference(top, bottom, paired).p == pytest.approx(theirs.pvalue)
+    assert statistics.difference(top[:2], bottom[:2], paired).p > 0.05
+    assert statistics.difference(np.repeat(top, 1000), np.repeat(bottom, 1000), paired).p == 0
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=7), st.lists(st.integers(0, 4), min_size=2, max_size=7))
@@ -134,6 +145,17 @@ def test_as_many_seeds_as_are_needed_find_the_difference_four_times_in_five(pair
     found = np.mean([statistics.difference(a, b, paired).p < 0.05 / tests for a, b in zip(x, y, strict=True)])
     assert found == pytest.approx(statistics.POWER, abs=0.04)
     assert statistics.smallest_told(deviation, seeds, paired, tests) == pytest.approx(worth, rel=0.03)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+@pytest.mark.parametrize("tests", [1, 10, 200])
+def test_the_smallest_difference_that_seeds_show_is_found_four_times_in_five(paired, seeds, tests):
+    """However many tests: against the noncentral t distribution integrated over χ²."""
+    shift, freedom = statistics.smallest_told(1.0, seeds, paired, tests) * math.sqrt(seeds), (seeds - 1) * (1 if paired else 2)
+    critical, chances = stats.t.ppf(1 - 0.025 / tests, freedom), (np.arange(100_000) + 0.5) / 100_000
+    found = stats.norm.sf(critical * np.sqrt(stats.chi2.ppf(chances, freedom) / freedom) - shift).mean()
+    assert found == pytest.approx(statistics.POWER, abs=1e-3)
 
 
 def test_seeds_needed_are_cohens():
