@@ -50,10 +50,10 @@ def settings(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 
 def worst(alive: Sequence[Sequence[int]], values: Mapping[int, float | None], left: int) -> list[list[int]]:
-    """Those settings, as places of runs, that aren't among the `left` best by the mean over their runs; one with a failed run is the worst."""
+    """Those settings, as places of runs, that aren't among the `left` best by the mean over their runs; one with a failed run, or a return that is no number, is the worst."""
 
     def mean(places: Sequence[int]) -> float:
         found = [values[place] for place in places]
-        return -math.inf if None in found else statistics.fmean(found)
+        return -math.inf if None in found or math.isnan(value := statistics.fmean(found)) else value
 
     return sorted(map(list, alive), key=mean, reverse=True)[left:]

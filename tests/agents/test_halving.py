@@ -1,5 +1,6 @@
 """Pruning: known rules, and a sweep of which the worse half is given up at a rung while the others end as if alone."""
 
+import math
 import sys
 
 import pytest
@@ -31,6 +32,7 @@ def test_settings_are_compared_by_the_mean_over_their_seeds_and_a_failed_run_mak
     assert alike == [[0, 1], [2, 3], [4, 5], [6, 7]]
     values = dict(enumerate([9.0, 0.0, 4.0, 6.0, 100.0, None, 1.0, 1.0]))
     assert worst(alike, values, 2) == [[6, 7], [4, 5]]
+    assert worst([[0], [1], [2], [3]], dict(enumerate([1.0, math.nan, 3.0, 2.0])), 2) == [[0], [1]]
 
 
 def test_a_pruned_value_is_a_number_and_knows_its_step():
