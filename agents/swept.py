@@ -12,6 +12,7 @@ from agents.run_records import RunRecord
 # What differs between runs and is no setting of an experiment.
 APART = ("seed", "resume", "compile", "log_every", "checkpoint_every", "evaluation.every", "evaluation.episodes")
 ENVIRONMENT = "env."
+SHORT = 12  # characters of a number that a person writes
 
 
 def settings(run: RunRecord) -> dict[str, Any]:
@@ -146,7 +147,10 @@ def short(key: str, keys: Iterable[str]) -> str:
 
 
 def value_name(value: Any) -> str:
-    """A value as a person writes it."""
+    """A value as a person writes it: a short number whole, so that two of them never share a name, one that a search drew with six digits."""
     if isinstance(value, tuple):
         return f"[{','.join(value)}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    whole = f"{value:.15g}"
+    return whole if len(whole) <= SHORT else f"{value:g}"

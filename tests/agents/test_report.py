@@ -103,6 +103,12 @@ def test_what_was_swept_is_found(tmp_path, jobs, keys, names):
     assert [each.name for each in found.sections[0].configurations] == names
 
 
+def test_numbers_that_a_person_writes_never_share_a_name():
+    numbers = [0.99999999, 0.9999999, 1.0, 1e6, 1_000_001.0, 3e-4, 1e-10]
+    assert [swept.value_name(number) for number in numbers] == ["0.99999999", "0.9999999", "1", "1000000", "1000001", "0.0003", "1e-10"]
+    assert swept.value_name(0.00034123958719031) == "0.00034124"
+
+
 def test_environments_are_never_pooled(tmp_path):
     write_sweep(tmp_path, {f"env={env} {loss}": rising(height) for env, height in (("cartpole", 100), ("acrobot", -90)) for loss in (MSE, HUBER)}, seeds=range(3))
     found = made(tmp_path)
