@@ -46,7 +46,8 @@ class Task(NamedTuple):
 def labels(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> list[str]:
     """A name for each job's directory, made of the keys that are swept, such as `value=mse,learning_rate=0.001,seed=3`.
 
-    It says the same of a job whatever else is swept over the same keys, so that a sweep finds its runs again.
+    It says the same of a job whatever else is swept over the same keys, so that a sweep finds its runs again; but for jobs that would
+    have the same name, whose words are told apart by a digest.
     """
     names = _short_names(swept)
     found = []
