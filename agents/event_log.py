@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from agents.run_directory import RunDirectoryError, writing
+from agents.run_directory import EVENTS, RunDirectoryError, writing
 
 FLUSH_SECONDS = 2.0
 
@@ -33,10 +33,10 @@ class EventLog:
 
     def __init__(self, directory: Path, size: int | None = None) -> None:
         if size is None:
-            self.path = directory / f"events.out.tfevents.{int(time.time())}.rlloss"
+            self.path = directory / EVENTS.replace("*", f"{int(time.time())}.rlloss")
             self.path.touch()
         else:
-            self.path = next(directory.glob("events.out.tfevents.*"), directory / "events.out.tfevents")
+            self.path = next(directory.glob(EVENTS), directory / EVENTS)
             if not self.path.exists() or self.path.stat().st_size < size:
                 raise RunDirectoryError(f"{directory} has lost events that its checkpoint counts on; start the run again elsewhere")
             with self.path.open("r+b") as file:

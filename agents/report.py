@@ -15,7 +15,7 @@ from agents.landscape_figures import ImageLog
 from agents.report_figures import Drawing
 from agents.report_page import Figure, page
 from agents.report_tables import Table
-from agents.run_directory import CONFIG, refuse_unwritable
+from agents.run_directory import CONFIG, EVENTS, refuse_unwritable
 from agents.run_records import RunRecord, read_runs
 from agents.scores import Environment, environments
 from agents.swept import chosen_keys, swept_keys
@@ -180,7 +180,7 @@ def _together(found: Sequence[Environment], sides: Mapping[str, Sequence[Configu
 def write(report: Report, out: Path) -> None:
     """Write a report into a directory, over an older one."""
     out.mkdir(parents=True, exist_ok=True)
-    for old in [*out.glob("events.out.tfevents.*"), *out.glob("figures/*.svg"), *out.glob("figures/*.png")]:
+    for old in [*out.glob(EVENTS), *out.glob("figures/*.svg"), *out.glob("figures/*.png")]:
         old.unlink()
     (out / "figures").mkdir(exist_ok=True)
     log = ReportLog(out)

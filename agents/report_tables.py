@@ -146,10 +146,9 @@ def failures(failed: Sequence[Score], swept: Sequence[str]) -> Table:
     """The runs that failed: which, where and why."""
     rows = []
     for score in failed:
-        why = score.record.failure
-        step = float(why.get("step", math.nan))
-        cells = [word(configuration(score.settings, swept)), number(score.seed, str(score.seed)), number(step, "–" if math.isnan(step) else f"{step:,.0f}")]
-        rows.append([*cells, word(str(why.get("reason", "unknown"))), word(score.record.directory.name)])
+        failure = score.record.failure
+        cells = [word(configuration(score.settings, swept)), number(score.seed, str(score.seed)), number(failure.step, f"{failure.step:,}")]
+        rows.append([*cells, word(failure.reason), word(score.record.directory.name)])
     return Table(["configuration", "seed", "step", "reason", "directory"], rows)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from agents.run import Failure
 
 CONFIG, RESULT, FAILURE, PRUNED, LOCK, LOG = "config.yaml", "result.json", "failure.json", "pruned.json", "lock", "run.log"
-CHECKPOINT = "checkpoint-"
+CHECKPOINT, EVENTS = "checkpoint-", "events.out.tfevents.*"
 
 
 class RunDirectoryError(ValueError):
@@ -63,7 +63,7 @@ def clear_unstarted(directory: Path) -> None:
     """Delete what a run left that was killed before its first checkpoint, so that it can begin again."""
     if (directory / CONFIG).exists() and not checkpoints(directory) and not (directory / RESULT).exists():
         with locked(directory):
-            for path in [*directory.glob(FAILURE), *directory.glob("events.out.tfevents.*"), *directory.glob(f".{CHECKPOINT}*"), directory / CONFIG]:
+            for path in [*directory.glob(FAILURE), *directory.glob(EVENTS), *directory.glob(f".{CHECKPOINT}*"), directory / CONFIG]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -101,7 +101,7 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], r
     if final.exists():
         return  # A step has one state, and it is there already.
     with writing(directory):
-        made = Path(tempfile.mkdtemp(prefix=".checkpoint-", dir=directory))
+        made = Path(tempfile.mkdtemp(prefix=f".{CHECKPOINT}", dir=directory))
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made / "state.safetensors")
             (made / "state.json").write_text(json.dumps(rest))
@@ -153,8 +153,7 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
 
 def read_result(directory: Path) -> dict[str, Any] | None:
     """What result.json says, None before a run is complete."""
-    path = directory / RESULT
-    return json.loads(path.read_text()) if path.exists() else None
+    return _read_json(directory / RESULT)
 
 
 def shown(path: Path) -> str:
@@ -170,8 +169,7 @@ def write_pruned(directory: Path, step: int, return_mean: float) -> None:
 
 def read_pruned(directory: Path) -> dict[str, Any] | None:
     """What pruned.json says, None where the run wasn't pruned."""
-    path = directory / PRUNED
-    return json.loads(path.read_text()) if path.exists() else None
+    return _read_json(directory / PRUNED)
 
 
 def write_failure(directory: Path, failure: Failure) -> None:
@@ -184,11 +182,8 @@ def write_failure(directory: Path, failure: Failure) -> None:
 
 def read_failure(directory: Path) -> Failure | None:
     """Why the run failed, None where it didn't."""
-    path = directory / FAILURE
-    if not path.exists():
-        return None
-    values = json.loads(path.read_text())
-    return Failure(**values | {"checkpoint": directory / values["checkpoint"] if values["checkpoint"] else None})
+    values = _read_json(directory / FAILURE)
+    return values and Failure(**values | {"checkpoint": values["checkpoint"] and directory / values["checkpoint"]})
 
 
 def clear_failure(directory: Path) -> None:
@@ -203,6 +198,10 @@ def writing(directory: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise RunDirectoryError(f"can't write to {directory}: {getattr(error, 'strerror', None) or error}; make room, then continue with resume={directory}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 Event files are read frame by frame without TensorBoard's loader, which is tens of times slower.
 """
 
-import json
 import os
 import struct
 from array import array
@@ -17,9 +16,10 @@ import numpy as np
 import yaml
 from tensorboard.compat.proto.event_pb2 import Event
 
-from agents.run_directory import CONFIG, RESULT
+from agents.run import Failure
+from agents.run_directory import CONFIG, EVENTS, read_failure, read_pruned, read_result
 
-EVENTS, FAILURE, PRUNED, OVERRIDES = "events.out.tfevents.*", "failure.json", "pruned.json", ".hydra/overrides.yaml"
+OVERRIDES = ".hydra/overrides.yaml"
 EVALUATION, TRAINING = "evaluation/return_mean", "rollout/episode_return"
 SKIPPED = ("time/", "rollout/episode_length")
 
@@ -39,7 +39,7 @@ class RunRecord:
     config: Mapping[str, Any]
     choices: Mapping[str, str]  # what the command line chose: {"loss/value": "huber"}
     result: Mapping[str, Any] | None
-    failure: Mapping[str, Any] | None
+    failure: Failure | None
     pruned: Mapping[str, Any] | None
     scalars: Mapping[str, Curve]
 
@@ -64,20 +64,15 @@ def run_directories(directory: Path) -> Iterator[Path]:
 
 def read_run(directory: Path) -> RunRecord:
     """The run that lives in a directory."""
-    config = _yaml(directory / CONFIG)
-    result, failure, pruned = (_json(directory / name) for name in (RESULT, FAILURE, PRUNED))
-    if result:
-        failure = pruned = None
-    return RunRecord(directory, config, _choices(directory), result, failure, None if failure else pruned, scalars(directory))
+    result = read_result(directory)
+    failure = None if result else read_failure(directory)
+    pruned = None if result or failure else read_pruned(directory)
+    return RunRecord(directory, _yaml(directory / CONFIG), _choices(directory), result, failure, pruned, scalars(directory))
 
 
 def _yaml(path: Path) -> Any:
     with path.open("rb") as file:
         return yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _choices(directory: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from agents import statistics
+from agents.run_directory import CONFIG
 from agents.run_records import EVALUATION, TRAINING, Curve, RunRecord
 from agents.swept import environment_names, settings
 
@@ -39,7 +40,7 @@ class Score:
     @property
     def failed(self) -> bool:
         """Whether the run failed."""
-        return bool(self.record.failure)
+        return self.record.failure is not None
 
     @property
     def pruned(self) -> bool:
@@ -103,7 +104,7 @@ def _environment(name: str, runs: Sequence[tuple[RunRecord, Mapping[str, Any]]],
 def _newest(runs: Sequence[tuple[RunRecord, Mapping[str, Any]]]) -> list[tuple[RunRecord, Mapping[str, Any]]]:
     """Of runs with the same settings and seed the one that was started last."""
     kept = {}
-    for run, setting in sorted(runs, key=lambda pair: (pair[0].directory / "config.yaml").stat().st_mtime):
+    for run, setting in sorted(runs, key=lambda pair: (pair[0].directory / CONFIG).stat().st_mtime):
         kept[repr(sorted(setting.items())), run.seed] = run, setting
     return list(kept.values())
 
@@ -111,7 +112,7 @@ def _newest(runs: Sequence[tuple[RunRecord, Mapping[str, Any]]]) -> list[tuple[R
 def _score(run: RunRecord, setting: Mapping[str, Any], curve: Curve, steps: np.ndarray, lowest: float, threshold: float | None) -> Score:
     final = lowest if run.failure else _final(run)
     if not run.result:
-        curve = _continued(curve, (run.failure or run.pruned).get("step", math.inf), steps, final)
+        curve = _continued(curve, run.failure.step if run.failure else run.pruned["step"], steps, final)
     reached = statistics.crossing(*curve, threshold) if threshold is not None else math.nan
     return Score(run, setting, final, curve, statistics.area(*curve), reached)
 

@@ -1,10 +1,9 @@
 """Writes the directories of runs that were never trained, so that a report's numbers are known beforehand."""
 
-import json
-
 from agents import run_directory
 from agents.config import compose
 from agents.event_log import EventLog
+from agents.run import Failure
 
 STEPS = tuple(range(1000, 11_000, 1000))
 
@@ -21,7 +20,7 @@ def write_run(directory, returns, *words, seed=0, final=None, failed=False, comp
         log.scalars(step, values)
     log.flush()
     if failed:
-        (directory / "failure.json").write_text(json.dumps({"reason": "the loss is nan", "term": "loss/value", "step": STEPS[len(returns) - 1]}))
+        run_directory.write_failure(directory, Failure("the loss is nan", "loss/value", STEPS[len(returns) - 1], None))
     elif complete:
         log.end()
         log.flush()

@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 
 from agents import comparisons, report, scores, swept
 from agents.config import compose
+from agents.run import Failure
+from agents.run_directory import write_failure, write_pruned
 from agents.run_records import read_runs, run_directories
 from tests.sweeps import STEPS, write_run, write_sweep
 
@@ -146,7 +148,7 @@ def test_a_failed_run_counts_with_the_lowest_return(tmp_path):
 def test_what_a_failed_run_was_evaluated_at_later_doesnt_count(tmp_path):
     write_run(tmp_path / "fine", [5.0] * 9 + [100.0], MSE)
     write_run(tmp_path / "failed", [50.0] * 10, MSE, seed=1, failed=True)
-    (tmp_path / "failed" / "failure.json").write_text(json.dumps({"reason": "weights are nan", "term": "weights", "step": 2500}))
+    write_failure(tmp_path / "failed", Failure("weights are nan", "weights", 2500, None))
     (only,) = made(tmp_path).sections[0].configurations
     assert only.scores[1].curve.values.tolist() == [50, 50] + [5] * 8 and only.scores[1].final == 5
 
@@ -154,7 +156,7 @@ def test_what_a_failed_run_was_evaluated_at_later_doesnt_count(tmp_path):
 def test_a_run_that_was_given_up_counts_with_its_return_then(tmp_path):
     write_run(tmp_path / "fine", [5.0] * 9 + [100.0], MSE)
     write_run(tmp_path / "pruned", [20.0, 30.0], MSE, seed=1, complete=False)
-    (tmp_path / "pruned" / "pruned.json").write_text(json.dumps({"step": 2000, "return_mean": 30.0}))
+    write_pruned(tmp_path / "pruned", 2000, 30.0)
     section = made(tmp_path).sections[0]
     (only,) = section.configurations
     assert only.scores[1].curve.values.tolist() == [20] + [30] * 9 and only.numbers("final").tolist() == [100, 30] and not only.failures
