@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,13 +61,20 @@ class EventLog:
         Runs that differ in the seed alone are one session group there.
         """
         config = OmegaConf.create(dict(config))
-        self._text("config", "".join(f"    {line}\n" for line in OmegaConf.to_yaml(config, resolve=True).splitlines()))
+        self.text("config", "".join(f"    {line}\n" for line in OmegaConf.to_yaml(config, resolve=True).splitlines()))
         hyperparameters = flat_hyperparameters(config)
         shared = sorted((key, value) for key, value in hyperparameters.items() if key != "seed")
         group = hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
         self._write(Event(summary=hparams.hparams_pb(hyperparameters, trial_id=group)))
 
-    def _text(self, tag: str, text: str) -> None:
+    def image(self, tag: str, png: bytes) -> None:
+        """Write a picture; a PNG file names its width and height in its first chunk."""
+        width, height = struct.unpack(">II", png[16:24])
+        picture = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=picture)])))
+
+    def text(self, tag: str, text: str) -> None:
+        """Write a text, which TensorBoard shows as Markdown."""
         value = Summary.Value(tag=tag, metadata=text_metadata.create_summary_metadata(display_name=tag, description=""))
         value.tensor.dtype = DT_STRING
         value.tensor.string_val.append(text.encode())

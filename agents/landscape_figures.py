@@ -6,7 +6,6 @@ apart, and curves differ in their dashes too.
 
 import io
 import itertools
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,8 +13,6 @@ import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from agents.config import ConfigError
@@ -65,7 +62,7 @@ def write(figures: Mapping[str, Callable[[], Figure]], directory: Path, suffix: 
     """Draw figures into files of a directory, and into an event file; yields what was written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        log = ImageLog(directory) if tensorboard and figures else None
+        log = EventLog(directory) if tensorboard and figures else None
         for name, draw in figures.items():
             with matplotlib.rc_context(STYLE):
                 figure = draw()
@@ -79,16 +76,6 @@ def write(figures: Mapping[str, Callable[[], Figure]], directory: Path, suffix: 
     if log:
         log.flush()
         yield log.path
-
-
-class ImageLog(EventLog):
-    """An event file of images."""
-
-    def image(self, tag: str, png: bytes) -> None:
-        """Write a picture; a PNG file names its width and height in its first chunk."""
-        width, height = struct.unpack(">II", png[16:24])
-        picture = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-        self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=picture)])))
 
 
 def _rendered(figure: Figure, suffix: str) -> bytes:

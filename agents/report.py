@@ -11,7 +11,7 @@ from agents import comparisons, report_figures, report_tables
 from agents.command_line import one_line
 from agents.comparisons import Comparison, Configuration
 from agents.config import ConfigError, nearest, refuse
-from agents.landscape_figures import ImageLog
+from agents.event_log import EventLog
 from agents.report_figures import Drawing
 from agents.report_page import Figure, page
 from agents.report_tables import Table
@@ -44,14 +44,6 @@ class Report:
     baseline: str | None
     sections: list[Section]
     together: tuple[Table, Drawing] | None = None  # all environments, normalised
-
-
-class ReportLog(ImageLog):
-    """An event file of images and texts."""
-
-    def text(self, tag: str, text: str) -> None:
-        """Write a text, which TensorBoard shows as Markdown."""
-        self._text(tag, text)
 
 
 def report_main() -> None:
@@ -183,7 +175,7 @@ def write(report: Report, out: Path) -> None:
     for old in [*out.glob(EVENTS), *out.glob("figures/*.svg"), *out.glob("figures/*.png")]:
         old.unlink()
     (out / "figures").mkdir(exist_ok=True)
-    log = ReportLog(out)
+    log = EventLog(out)
     drawn: dict[str, list[Figure]] = {}
     for section in report.sections:
         drawn[section.environment.name] = [_drawn(drawing, section.environment.name, out, log) for drawing in section.drawings]
@@ -201,7 +193,7 @@ def write(report: Report, out: Path) -> None:
     (out / "index.html").write_text(page(report, drawn, together))
 
 
-def _drawn(drawing: Drawing, environment: str, out: Path, log: ReportLog) -> Figure:
+def _drawn(drawing: Drawing, environment: str, out: Path, log: EventLog) -> Figure:
     png, svg = report_figures.rendered(drawing)
     name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in f"{environment}_{drawing.name}")
     (out / "figures" / f"{name}.png").write_bytes(png)
