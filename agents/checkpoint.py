@@ -1,8 +1,9 @@
-"""What a checkpoint holds of a run in training, and of which run it is, so that no other goes on from it."""
+"""What a checkpoint holds of a run in training, how all runs are saved, and of which run it is, so that no other goes on from it."""
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from agents.event_log import EventLog
 
 # Counts up when a checkpoint would go on otherwise than the code that wrote it.
 FORMAT = 7
+WRITERS = 16  # threads, while checkpoints are written
 
 
 def described(value: Any, name: str) -> dict[str, Any]:
@@ -62,6 +64,27 @@ def saved(training: Any, index: int) -> tuple[dict[str, torch.Tensor], dict[str,
         "event_bytes": training.logs[index].size,
         "episodes": rest,
     }
+
+
+def save(training: Any) -> None:
+    """Write the checkpoint of the training's step for every run that has a log, which is brought to the disk first."""
+
+    def write(index: int) -> None:
+        training.logs[index].flush(to_disk=True)
+        run_directory.save_checkpoint(training.runs[index].directory, training.step, *saved(training, index))
+
+    _each(training, write)
+
+
+def drop_others(training: Any, keep: Collection[int]) -> None:
+    """Delete all checkpoints of every run that has a log but those of the steps `keep`."""
+    _each(training, lambda index: run_directory.drop_checkpoints(training.runs[index].directory, keep))
+
+
+def _each(training: Any, do: Callable[[int], None]) -> None:
+    """Do it for every run that has a log; they wait for the disk side by side, which then serves many at once."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(do, [index for index, log in enumerate(training.logs) if log]))
 
 
 def load(training: Any, index: int) -> dict[str, torch.Tensor]:

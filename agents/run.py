@@ -121,6 +121,15 @@ def refuse_oversized(runs: Sequence[Run]) -> None:
         raise NotEnoughMemory(f"replay needs {in_bytes(needed)} of memory{together}, the machine has {in_bytes(available)} available; lower {'agent.replay.capacity' if hasattr(runs[0].agent, 'replay') else 'agent.rollout or num_envs'}")
 
 
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """What a person should know of a population before it trains, in lines."""
+    run = runs[0]
+    lines = [f"replay memory: {in_bytes(run.memory_bytes)}{' a run' if len(runs) > 1 else ''}"]
+    if (first := run.plan.learning_starts + run.plan.update_every) > run.total_steps:
+        lines.append(f"nothing will be learned: the first update would come at step {first:,}, but total_steps is {run.total_steps:,}")
+    return lines
+
+
 def in_bytes(size: int) -> str:
     """A size in the unit a person would choose."""
     for unit in ("B", "KiB", "MiB"):

@@ -4,7 +4,6 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,10 +18,8 @@ from agents.evaluation import summary
 from agents.event_log import EventLog
 from agents.machine import Stopped, interruptible, raise_malloc_thresholds, settled, threads
 from agents.population import Population, unstack
-from agents.run import Failure, Result, Run, check_together, in_bytes, record, refuse_oversized
+from agents.run import Failure, Result, Run, check_together, record, refuse_oversized, remarks
 from agents.stopwatch import Stopwatch
-
-WRITERS = 16  # threads, while a checkpoint is written
 
 
 def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = False, display: Display | None = None, until: int | None = None) -> list[Result]:
@@ -44,9 +41,8 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
     with contextlib.ExitStack() as stack, threads(len(runs)):
         wanted = all(run.config.get("compile", True) for run in runs) if compile is None else compile
         display = display or Display(Console())
-        display.say(f"replay memory: {in_bytes(runs[0].memory_bytes)}{' a run' if len(runs) > 1 else ''}")
-        if (first := runs[0].plan.learning_starts + runs[0].plan.update_every) > runs[0].total_steps:
-            display.say(f"nothing will be learned: the first update would come at step {first:,}, but total_steps is {runs[0].total_steps:,}")
+        for line in remarks(runs):
+            display.say(line)
         training = Training(runs, wanted, display)
         stack.callback(training.close)
         for run in runs:
@@ -251,18 +247,9 @@ class Training:
         for index in range(len(self.runs)):
             if not all(leaf.isfinite().all() for leaf in self.population.learner_tensors(index).values()):
                 self._fail(index, f"weights were found to be NaN or infinite at step {self.step:,}", faults.WEIGHTS, self.step)
-        self._each_directory(self._save)
-        self._saved, keep = self.step, {self.step, *self._common}
-        self._each_directory(lambda index: run_directory.drop_checkpoints(self.runs[index].directory, keep))
-
-    def _save(self, index: int) -> None:
-        self.logs[index].flush(to_disk=True)
-        run_directory.save_checkpoint(self.runs[index].directory, self.step, *checkpoint.saved(self, index))
-
-    def _each_directory(self, do: Callable[[int], None]) -> None:
-        """Do it for every run that writes; they wait for the disk side by side, which then serves many at once."""
-        with ThreadPoolExecutor(WRITERS) as pool:
-            list(pool.map(do, [index for index, log in enumerate(self.logs) if log]))
+        checkpoint.save(self)
+        self._saved = self.step
+        checkpoint.drop_others(self, {self.step, *self._common})
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that all runs have, also those that failed after it."""
@@ -289,7 +276,7 @@ class Training:
             if run.directory and result.complete:
                 run_directory.write_result(run.directory, record(run, result))
         if complete:
-            self._each_directory(lambda index: run_directory.drop_checkpoints(self.runs[index].directory, {self.step}))
+            checkpoint.drop_others(self, {self.step})
         return results
 
     def _result(self, index: int, complete: bool, stopped_by: int | None, failure: Failure | None = None, *, evaluated: bool = True) -> Result:
