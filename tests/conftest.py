@@ -1,6 +1,7 @@
 """What all tests share: a compile cache inside the checkout, toy environments, and a small run."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("RLLOSS_CACHE", str(Path(__file__).parents[1] / ".cache"))
@@ -9,6 +10,7 @@ import hypothesis
 import pytest
 import torch
 
+from agents import command_line
 from agents.config import build, compose
 from tests import toys  # noqa: F401  (registers the toy environments)
 
@@ -53,6 +55,24 @@ def small_run():
         return build(small_config(*overrides), directory)
 
     return make
+
+
+@pytest.fixture
+def rlloss_train(monkeypatch, tmp_path, capfd):
+    """Runs rlloss-train, or another command, in this process and in an empty directory; gives (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, main=command_line.train_main):
+        monkeypatch.setattr(sys, "argv", ["rlloss-train", *words])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        return code, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture

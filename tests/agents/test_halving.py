@@ -1,18 +1,19 @@
 """Pruning: known rules, and a sweep of which the worse half is given up at a rung while the others end as if alone."""
 
+import functools
 import math
-import sys
 
 import pytest
 import torch
 
-from agents import command_line, run_directory
+from agents import run_directory
 from agents.config import build
 from agents.display import quiet
 from agents.halving import Halving, Pruned, settings, worst
 from agents.training import train
 from tests.conftest import SMALL
 from tests.events import scalars
+from tests.here import HERE
 
 
 def test_half_of_the_settings_is_left_after_each_rung_and_at_least_one():
@@ -40,25 +41,14 @@ def test_a_pruned_value_is_a_number_and_knows_its_step():
 
 
 @pytest.fixture
-def sweep(monkeypatch, tmp_path, capfd):
+def sweep(rlloss_train):
     """Sweeps four settings of two seeds each; Peak's return says how near x is to 0.3."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        command = ["-m", *SMALL, "env.id=tests.toys:Peak-v0", "+env.arguments.x=0,0.2,0.5,1", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.launcher.rungs=[100,200]", "hydra.launcher.workers=1", *words]
-        monkeypatch.setattr(sys, "argv", ["rlloss-train", *command])
-        try:
-            command_line.train_main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        return code, capfd.readouterr()
-
-    return run
+    words = ["-m", *SMALL, "agent.update_every=10", "env.id=tests.toys:Peak-v0", "+env.arguments.x=0,0.2,0.5,1", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.launcher.rungs=[100,200]", HERE]
+    return functools.partial(rlloss_train, *words)
 
 
 def test_the_worse_half_is_pruned_and_the_others_end_as_if_alone(sweep, tmp_path):
-    code, (out, _) = sweep()
+    code, out, _ = sweep()
     assert code == 0 and "step 100: 2 of 4 settings go on" in out and "step 200: 1 of 4 settings go on" in out
     pruned = {path.name: run_directory.read_pruned(path) for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
     steps = {name: found and found["step"] for name, found in pruned.items()}
@@ -75,12 +65,12 @@ def test_the_worse_half_is_pruned_and_the_others_end_as_if_alone(sweep, tmp_path
         if step is None:
             mine, its = (run_directory.load_checkpoint(each, 300)[0] for each in (directory, other))
             assert mine.keys() == its.keys() and all(torch.equal(mine[key], its[key]) for key in mine)
-    code, (out, _) = sweep()
+    code, out, _ = sweep()
     assert code == 0 and "nothing is left to train" in out
 
 
 def test_rungs_lie_before_the_end(sweep):
-    code, (_, err) = sweep("hydra.launcher.rungs=[100,300]")
+    code, _, err = sweep("hydra.launcher.rungs=[100,300]")
     assert code == 2 and "hydra.launcher.rungs must lie before total_steps, got 300" in err
-    code, (_, err) = sweep("hydra.launcher.rungs=[100,50]")
+    code, _, err = sweep("hydra.launcher.rungs=[100,50]")
     assert code == 2 and "hydra.launcher.rungs must be steps above 0 that increase, got [100, 50]" in err

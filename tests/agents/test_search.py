@@ -1,13 +1,11 @@
 """Searching with Optuna: known optima, what is told of runs that fail, and a search that was killed."""
 
-import sys
-
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from agents import command_line
 from agents.config import ConfigError
 from tests.conftest import SMALL
+from tests.here import HERE
 
 optuna = pytest.importorskip("optuna")
 
@@ -126,17 +124,14 @@ def test_a_search_that_was_killed_goes_on_with_the_trials_it_had_begun(tmp_path)
         study_of(space_of("x=interval(0.0, 2.0)"), storage)
 
 
-def test_rlloss_train_searches(monkeypatch, tmp_path, capfd):
+def test_rlloss_train_searches(rlloss_train, tmp_path):
     """The return of this environment says how near x is to 0.3, whatever the agent does; the worse half is pruned."""
-    monkeypatch.chdir(tmp_path)
-    words = ["hydra/sweeper=optuna_search", "hydra.launcher.workers=1", "hydra.launcher.rungs=[30]", "hydra.sweep.dir=found", "hydra.sweeper.trials=4", *SMALL]
-    monkeypatch.setattr(sys, "argv", ["rlloss-train", "-m", *words, "env.id=tests.toys:Peak-v0", "total_steps=60", "+env.arguments.x=interval(0.0, 1.0)"])
-    monkeypatch.setattr(sys, "argv", [*(dry := sys.argv), "hydra.launcher.dry_run=true"])
-    command_line.train_main()
-    assert capfd.readouterr().out.startswith("4 trials of 1 run") and not list(tmp_path.iterdir())
-    monkeypatch.setattr(sys, "argv", dry)
-    command_line.train_main()
-    assert "4 of 4 trials (2 pruned), best return" in capfd.readouterr().out
+    words = ["hydra/sweeper=optuna_search", HERE, "hydra.launcher.rungs=[30]", "hydra.sweep.dir=found", "hydra.sweeper.trials=4", *SMALL]
+    words += ["env.id=tests.toys:Peak-v0", "total_steps=60", "+env.arguments.x=interval(0.0, 1.0)"]
+    code, out, _ = rlloss_train("-m", *words, "hydra.launcher.dry_run=true")
+    assert code == 0 and out.startswith("4 trials of 1 run") and not list(tmp_path.iterdir())
+    code, out, _ = rlloss_train("-m", *words)
+    assert code == 0 and "4 of 4 trials (2 pruned), best return" in out
     trials = optuna.load_study(study_name="rlloss", storage="sqlite:///found/study.db").trials
     assert [trial.state for trial in sorted(trials, key=lambda trial: trial.value)] == [TrialState.PRUNED] * 2 + [TrialState.COMPLETE] * 2
     for trial in trials:

@@ -17,8 +17,10 @@ from agents import run_directory
 from agents.config import build, compose
 from agents.display import quiet
 from agents.training import train as train_runs
+from hydra_plugins.rlloss import population_launcher
 from tests.conftest import SMALL
 from tests.events import scalars
+from tests.here import HERE
 
 REPOSITORY = Path(__file__).parents[2]
 SHORT = [word for word in SMALL if not word.startswith("total_steps")]
@@ -65,12 +67,12 @@ def assert_same(one, two):
 
 
 @pytest.mark.parametrize(("words", "swept"), [
-    (SMALL, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1"]),
-    (PPO, ["loss/value=mse,hl_gauss", "optimizer.learning_rate=1e-3,1e-4"]),
-    (SAC, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1"]),
+    (SMALL, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1", "hydra.launcher.workers=2", "hydra.launcher.size=2"]),
+    (PPO, ["loss/value=mse,hl_gauss", "optimizer.learning_rate=1e-3,1e-4", HERE]),
+    (SAC, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1", HERE]),
 ], ids=["dqn", "ppo", "sac"])  # fmt: skip
-def test_a_run_of_a_sweep_is_as_if_it_had_been_trained_alone(tmp_path, words, swept):
-    code, out, err = run(tmp_path, "-m", *words, *swept, "hydra.sweep.dir=sweep", "hydra.launcher.workers=2")
+def test_a_run_of_a_sweep_is_as_if_it_had_been_trained_alone(rlloss_train, tmp_path, words, swept):
+    code, out, err = rlloss_train("-m", *words, *swept, "hydra.sweep.dir=sweep")
     assert (code, err) == (0, ""), out
     directories = sorted((tmp_path / "sweep").glob("*/config.yaml"))
     assert len(directories) == 4
@@ -81,36 +83,37 @@ def test_a_run_of_a_sweep_is_as_if_it_had_been_trained_alone(tmp_path, words, sw
         assert_same(directory, alone)
 
 
-def test_a_sweep_is_planned_told_and_continued(tmp_path):
-    words = ["-m", *SMALL, "loss/value=mse,huber", "hydra.sweep.dir=sweep"]
-    code, out, _ = run(tmp_path, *words, "seed=range(2)", "hydra.launcher.dry_run=true")
+def test_a_sweep_is_planned_told_and_continued(rlloss_train, tmp_path):
+    words = ["-m", *SMALL, "agent.update_every=10", "loss/value=mse,huber", "hydra.sweep.dir=sweep", HERE]
+    code, out, _ = rlloss_train(*words, "seed=range(2)", "hydra.launcher.dry_run=true")
     assert code == 0 and out.startswith("4 runs in 2 populations of 2, ") and "  sweep/value=huber,seed=1\n" in out
     assert not list(tmp_path.iterdir())
 
-    code, out, err = run(tmp_path, *words, "seed=range(2)", "hydra.launcher.workers=1")
+    code, out, err = rlloss_train(*words, "seed=range(2)")
     assert (code, err) == (0, "") and out.startswith("4 runs in 2 populations of 2, 1 at a time, ")
     assert "loss/value=huber: step 300 of 300  complete  best return " in out
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["value=huber,seed=0", "value=huber,seed=1", "value=mse,seed=0", "value=mse,seed=1"]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*/result.json")}
 
-    code, out, err = run(tmp_path, *words, "seed=range(3)")
+    code, out, err = rlloss_train(*words, "seed=range(3)")
     assert (code, err) == (0, "") and out.startswith("4 runs complete already, 2 runs in 2 populations of 1, ")
     assert {path: path.stat().st_mtime_ns for path in files} == files and len(list(tmp_path.rglob("*/result.json"))) == 6
 
-    code, out, err = run(tmp_path, *words, "seed=range(3)", "agent.discount=0.5")
+    code, out, err = rlloss_train(*words, "seed=range(3)", "agent.discount=0.5")
     assert code == 2 and err == "rlloss-train: sweep/value=mse,seed=0 holds another run: it differs in agent.discount; choose another hydra.sweep.dir\n"
 
 
-def test_two_runs_of_one_directory_are_refused_before_anything_starts(tmp_path):
-    code, out, err = run(tmp_path, "-m", *SMALL, "seed=0,1", "agent.discount=0.5,0.6", "hydra.sweep.dir=sweep", "hydra.sweep.subdir='${seed}'")
+def test_two_runs_of_one_directory_are_refused_before_anything_starts(rlloss_train, tmp_path):
+    code, out, err = rlloss_train("-m", *SMALL, "seed=0,1", "agent.discount=0.5,0.6", "hydra.sweep.dir=sweep", "hydra.sweep.subdir='${seed}'")
     assert (code, out) == (2, "") and err.count("\n") == 1
     assert "two runs would share sweep/0: agent.discount=0.5 and agent.discount=0.6; give each its own" in err and not list(tmp_path.iterdir())
 
 
-def test_hydras_notes_are_those_of_the_basic_launcher(tmp_path):
+def test_hydras_notes_are_those_of_the_basic_launcher(rlloss_train, tmp_path, monkeypatch):
+    monkeypatch.setitem(population_launcher.BACKENDS, "processes", "tests.here.Here")  # Hydra would note it if it were said.
     words = ["-m", *SHORT, "total_steps=20", "loss/value=mse,huber", "seed=0,1", "hydra.job.name=${hydra:job.num}"]
     for launcher in ("basic", "population"):
-        assert run(tmp_path, *words, f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}")[0] == 0
+        assert rlloss_train(*words, f"hydra/launcher={launcher}", f"hydra.sweep.dir={launcher}")[0] == 0
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         one, two = ((tmp_path / launcher / "value=huber,seed=1" / ".hydra" / name).read_text() for launcher in ("basic", "population"))
         configs = [OmegaConf.to_container(OmegaConf.create(text.replace("=population", "=basic").replace("/population/", "/basic/").replace(": population", ": basic"))) for text in (one, two)]
@@ -178,14 +181,14 @@ def test_a_worker_that_dies_fails_nothing(tmp_path, straight):
         assert_same(directory, tmp_path / "sweep" / directory.name)
 
 
-def test_a_run_that_fails_is_in_the_table_and_fails_no_other(tmp_path):
-    words = ["-m", *SMALL, "env.id=tests.toys:Failing-v0", "+env.arguments.last=1000,25", "hydra.sweep.dir=sweep"]
-    code, out, err = run(tmp_path, *words)
+def test_a_run_that_fails_is_in_the_table_and_fails_no_other(rlloss_train, tmp_path):
+    words = ["-m", *SMALL, "env.id=tests.toys:Failing-v0", "+env.arguments.last=1000,25", "hydra.sweep.dir=sweep", HERE]
+    code, out, err = rlloss_train(*words)
     assert code == 1 and err == "" and "Traceback" not in out
     assert "1 run failed:\n  sweep/last=25  step 25  the environment raised RuntimeError" in out
     assert "Traceback" in (tmp_path / "sweep" / "last=25" / "run.log").read_text()
     assert run_directory.read_result(tmp_path / "sweep" / "last=1000") and run_directory.read_failure(tmp_path / "sweep" / "last=25")
-    code, out, _ = run(tmp_path, *words)
+    code, out, _ = rlloss_train(*words)
     assert code == 1 and out.startswith("1 run complete already, 1 run")
 
 
@@ -201,8 +204,9 @@ class Told(Callback):
 '''
 
 
-def test_hydras_callbacks_are_called(tmp_path):
+def test_hydras_callbacks_are_called(rlloss_train, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_callbacks.py").write_text(CALLBACK)
-    code, out, err = run(tmp_path, "-m", *SHORT, "total_steps=20", "seed=0,1", "+hydra.callbacks.told._target_=my_callbacks.Told")
+    code, out, err = rlloss_train("-m", *SHORT, "total_steps=20", "seed=0,1", HERE, "+hydra.callbacks.told._target_=my_callbacks.Told")
     assert (code, err) == (0, "")
     assert [line for line in out.splitlines() if line.startswith(("started", "ended"))] == ["started 0 0 seed=0", "started 1 1 seed=1", "ended 0 COMPLETED True", "ended 1 COMPLETED True"]
