@@ -1,5 +1,6 @@
 """What a person sees while a population trains: a bar on a terminal, plain lines elsewhere."""
 
+import math
 from collections import deque
 from typing import NamedTuple
 
@@ -54,9 +55,9 @@ class Display:
 
     def show(self, status: Status) -> None:
         """Show how things stand."""
-        words = f"{status.steps_per_second:,.0f} steps/s  recent return {_number(self.recent_return, '.1f')}  loss {'–' if status.loss is None else format(status.loss, '.4g')}"
+        words = f"{status.steps_per_second:,.0f} steps/s  recent return {number_or_dash(self.recent_return)}  loss {'–' if status.loss is None else format(status.loss, '.4g')}"
         if not self.console.is_terminal:
-            self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {_number(status.seconds_left, '.0f')} s left")
+            self.say(f"step {status.step:,} of {status.total_steps:,}  {words}  {number_or_dash(status.seconds_left, '.0f')} s left")
             return
         if self._bar is None:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
@@ -72,9 +73,9 @@ class Display:
             self._bar = None
 
 
-def _number(number: float, form: str) -> str:
+def number_or_dash(number: float, form: str = ".1f") -> str:
     """A number, or a dash before there is one."""
-    return "–" if np.isnan(number) else format(number, form)
+    return "–" if math.isnan(number) else format(number, form)
 
 
 def quiet() -> Display:

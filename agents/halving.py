@@ -41,7 +41,7 @@ class Pruned(float):
         return made
 
 
-def settings(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+def by_setting(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     """The places of configs that differ in the seed alone, together."""
     alike: dict[str, list[int]] = {}
     for place, config in enumerate(configs):
@@ -50,10 +50,11 @@ def settings(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 
 def worst(alive: Sequence[Sequence[int]], values: Mapping[int, float | None], left: int) -> list[list[int]]:
-    """Those settings, as places of runs, that aren't among the `left` best by the mean over their runs; one with a failed run, or a return that is no number, is the worst."""
+    """Those settings, as places of runs, that aren't among the `left` best by the mean over their runs; one with a run that failed or returned NaN is the worst."""
 
     def mean(places: Sequence[int]) -> float:
         found = [values[place] for place in places]
-        return -math.inf if None in found or math.isnan(value := statistics.fmean(found)) else value
+        whole = None not in found and not any(map(math.isnan, found))
+        return statistics.fmean(found) if whole else -math.inf
 
     return sorted(map(list, alive), key=mean, reverse=True)[left:]

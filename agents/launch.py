@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agents import rates, sweep
 from agents.config import ConfigError, build_all, refuse_deletions
-from agents.halving import Halving, settings, worst
+from agents.halving import Halving, by_setting, worst
 from agents.hydra_jobs import hydra_jobs
 from agents.machine import NotEnoughMemory, Stop, Stopped, interruptible
 from agents.run import Run, in_bytes, refuse_oversized
@@ -128,7 +128,7 @@ class Sweep:
     def _stages(self, display: SweepDisplay, stopped: Stop) -> dict[Path, Outcome]:
         """By directory: what came of training to each rung, where the worse settings are pruned, and of what is left to its end."""
         found: dict[Path, Outcome] = {}
-        everything = settings([job.config for job in self.jobs])
+        everything = by_setting([job.config for job in self.jobs])
         alive = [places for places in everything if any(self.standings[place].pruned is None for place in places)]
         for number, rung in enumerate(self.halving.rungs):
             left = self.halving.left(len(everything), number)

@@ -36,16 +36,16 @@ class Processes:
         """See `agents.workers.Backend`."""
         from agents.workers import Finished, Lost
 
-        waiting, busy, told = deque(enumerate(tasks)), {}, 0
+        waiting, busy, told = deque(enumerate(tasks)), {}, False
         try:
             while busy or (waiting and not stopped()):
                 while waiting and len(busy) < self.workers and not stopped():
                     place, task = waiting.popleft()
-                    worker = self._idle.pop() if self._idle else _started()
+                    worker = self._ready()
                     worker.pipe.send((place, task))
                     busy[worker.pipe] = worker, place
                 if stopped() and not told:
-                    told = 1
+                    told = True
                     for worker, _ in busy.values():
                         os.kill(worker.process.pid, signal.SIGINT)
                 for pipe in wait(list(busy), POLL_SECONDS):
@@ -63,6 +63,14 @@ class Processes:
         finally:
             for worker, _ in busy.values():
                 _end(worker, signal.SIGKILL)
+
+    def _ready(self) -> Worker:
+        """A worker that waits for a population: one that has trained before and still lives, or a new one."""
+        while self._idle:
+            if (worker := self._idle.pop()).process.is_alive():
+                return worker
+            _end(worker, signal.SIGKILL)
+        return _started()
 
     def close(self) -> None:
         """End all workers."""

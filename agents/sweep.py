@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,8 @@ def labels(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> list[str]:
     It says the same of a job whatever else is swept over the same keys, so that a sweep finds its runs again; but for jobs that would
     have the same name, whose words are told apart by a digest.
     """
-    names = _short_names(swept)
+    dotted = {key: re.sub(r"[/@]", ".", key.lstrip("+~")) for key in swept}
+    names = {key: short(dotted[key], dotted.values()) for key in swept}
     found = []
     for words in jobs:
         parts = [f"{_file_name(names[key])}={_file_name(value)}" for key, _, value in (word.partition("=") for word in words) if key in names]
@@ -58,15 +59,11 @@ def labels(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> list[str]:
     return [f"{label},{_digest(words)}" if label in twice else label for label, words in zip(found, jobs, strict=True)]
 
 
-def _short_names(swept: Sequence[str]) -> dict[str, str]:
-    """The last parts of each key, as few as tell it from the others."""
-    parts = {key: re.split(r"[./@]", key.lstrip("+~")) for key in swept}
-
-    def shortest(key: str) -> str:
-        names = (".".join(parts[key][-length:]) for length in range(1, len(parts[key]) + 1))
-        return next((name for name in names if sum(f".{'.'.join(other)}".endswith(f".{name}") for other in parts.values()) == 1), key)
-
-    return {key: shortest(key) for key in swept}
+def short(key: str, keys: Collection[str]) -> str:
+    """The end of a dotted key by which it can be told from others, with as few parts as can be."""
+    parts = key.split(".")
+    ends = (".".join(parts[-length:]) for length in range(1, len(parts)))
+    return next((end for end in ends if not any(other != key and f".{other}".endswith(f".{end}") for other in keys)), key)
 
 
 def _file_name(text: str) -> str:

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agents.display import Status
+from agents.display import Status, number_or_dash
 from agents.run_directory import shown
 from agents.sweep import Job, Task, counted, in_time, names, work
 from agents.workers import Event, Finished, Lost, Outcome, Progress, Said
@@ -110,16 +110,12 @@ def _ended(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(filter(None, [f"{failed} failed" if failed else "", "stopped" if stopped else ""])) or ("complete" if any(outcome.step is None for outcome in outcomes) else "paused")
 
 
-def _number(number: float, form: str = ".1f") -> str:
-    return "–" if math.isnan(number) else format(number, form)
-
-
 def _line(row: Row) -> str:
     """A population in a plain line."""
     if row.status is None:
         return f"{row.name}: {row.ended}"
     how = row.ended or f"{row.status.steps_per_second:,.0f} steps/s  {_left(row)} left"
-    return f"{row.name}: step {row.status.step:,} of {row.status.total_steps:,}  {how}  best return {_number(row.best)}  median {_number(row.median)}"
+    return f"{row.name}: step {row.status.step:,} of {row.status.total_steps:,}  {how}  best return {number_or_dash(row.best)}  median {number_or_dash(row.median)}"
 
 
 def _left(row: Row) -> str:
@@ -133,7 +129,7 @@ def _screen(rows: Sequence[Row]) -> Group:
     for row in [*ended[-ENDED_ROWS:], *(row for row in rows if row.status and not row.ended)]:
         status = row.status or Status(0, 1, math.nan, math.nan, None)
         bar = ProgressBar(total=status.total_steps, completed=status.step, width=20)
-        table.add_row(Text(row.name), str(row.runs), bar, _number(status.steps_per_second, ",.0f"), row.ended or _left(row), _number(row.best), _number(row.median))
+        table.add_row(Text(row.name), str(row.runs), bar, number_or_dash(status.steps_per_second, ",.0f"), row.ended or _left(row), number_or_dash(row.best), number_or_dash(row.median))
     return Group(table, Text(_summary(rows), style="dim"))
 
 

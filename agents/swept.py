@@ -8,6 +8,7 @@ import yaml
 
 from agents.config import ConfigError, config_directory, nearest
 from agents.run_records import RunRecord
+from agents.sweep import short
 
 # What differs between runs and is no setting of an experiment.
 APART = ("seed", "resume", "compile", "log_every", "checkpoint_every", "evaluation.every", "evaluation.episodes")
@@ -134,16 +135,6 @@ def configuration(run: Mapping[str, Any], keys: Sequence[str]) -> str:
 def _is_part(key: str, run: Mapping[str, Any]) -> bool:
     """Whether the value of a key is the name of a choice or of a class."""
     return _is_choice(key) or any(other.startswith(f"{key}.") for other in run)
-
-
-def short(key: str, keys: Iterable[str]) -> str:
-    """The end of a key by which it can be told from others."""
-    parts = key.split(".")
-    for count in range(1, len(parts)):
-        end = ".".join(parts[-count:])
-        if not any(other != key and other.endswith(f".{end}") for other in keys):
-            return end
-    return key
 
 
 def value_name(value: Any) -> str:

@@ -91,20 +91,20 @@ class Backend(Protocol):
 
 def train_task(task: Task, place: int, tell: Callable[[Event], None]) -> Finished:
     """Train the `place`-th task here and write all that belongs to its runs; whatever goes wrong is an outcome."""
-    report = Report(place, tell)
+    display = RemoteDisplay(place, tell)
     try:
         runs = build_all([job.config for job in task.jobs], [job.directory for job in task.jobs])
         for job in task.jobs:
             _write_notes(job)
             if task.step is None:
                 run_directory.clear_unstarted(job.directory)
-        results = train(runs, resume=task.step is not None, display=report, until=task.until)
+        results = train(runs, resume=task.step is not None, display=display, until=task.until)
     except KeyboardInterrupt:
         return Finished(place, (Outcome(),) * len(task.jobs))
     except Exception as error:
         reason, trace = " ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc()
         return Finished(place, tuple(failed(job, reason, trace) for job in task.jobs))
-    return Finished(place, tuple(outcome(result) for result in results), report.rate)
+    return Finished(place, tuple(outcome(result) for result in results), display.rate)
 
 
 @contextlib.contextmanager
@@ -144,8 +144,8 @@ def _write_notes(job: Job) -> None:
         OmegaConf.save(OmegaConf.create(values), folder / f"{name}.yaml")
 
 
-class Report(Display):
-    """A display that tells what it's given to somebody else."""
+class RemoteDisplay(Display):
+    """A display for somebody elsewhere, who is told what it's given."""
 
     def __init__(self, place: int, tell: Callable[[Event], None]) -> None:
         super().__init__(Console(quiet=True, force_terminal=False))

@@ -81,6 +81,7 @@ def test_labels_name_what_is_swept():
     assert sweep.labels([["loss.regularizer.l2.weight=1", "loss.regularizer.l1.weight=2"]], ["loss.regularizer.l2.weight", "loss.regularizer.l1.weight"]) == ["l2.weight=1,l1.weight=2"]
     assert sweep.labels([["experiment=study/cartpole", "loss/regularizer=[l2,cql]"]], ["experiment", "loss/regularizer"]) == ["experiment=study_cartpole,regularizer=l2_cql"]
     assert sweep.labels([["seed=1"]], []) == ["run"]
+    assert [sweep.short(key, ["a.b", "b", "c.d"]) for key in ("a.b", "b", "c.d")] == ["a.b", "b", "d"]
 
 
 @given(st.lists(st.tuples(st.text(max_size=90), st.text(max_size=90)), min_size=1, unique=True))
