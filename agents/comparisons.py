@@ -9,8 +9,9 @@ cross-validation, 2004.)
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from agents import statistics
 from agents.config import ConfigError, nearest
 from agents.scores import Environment, Score
 from agents.statistics import Difference, Estimate
-from agents.swept import configuration
+from agents.swept import configuration, is_number
 
 CHOOSES = 3  # one seed in so many
 
@@ -90,15 +91,15 @@ def configurations(environment: Environment, by: Sequence[str], swept: Sequence[
     return [_best(name, grouped[name], choosing) for name in sorted(grouped, key=_natural(environment, by))]
 
 
-def _natural(environment: Environment, by: Sequence[str]):
+def _natural(environment: Environment, by: Sequence[str]) -> Callable[[str], tuple]:
     """Orders names by the values that they are made of, numbers by size."""
     values = {configuration(score.settings, by): [_ordered(score.settings.get(key)) for key in by] for score in environment.scores}
     return lambda name: (values[name], name)
 
 
-def _ordered(value) -> tuple:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (1, float(value), "") if number else (0, 0.0, "") if value is None else (2, 0.0, str(value))
+def _ordered(value: Any) -> tuple:
+    """Orders what is not there before numbers, and numbers before words."""
+    return (1, float(value), "") if is_number(value) else (0, 0.0, "") if value is None else (2, 0.0, str(value))
 
 
 def _best(name: str, settings: Mapping[str, list[Score]], choosing: Set[int]) -> Configuration:

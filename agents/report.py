@@ -18,7 +18,7 @@ from agents.report_tables import Table
 from agents.run_directory import CONFIG, EVENTS, refuse_unwritable
 from agents.run_records import RunRecord, read_runs
 from agents.scores import Environment, environments
-from agents.swept import chosen_keys, swept_keys
+from agents.swept import chosen_keys, is_number, swept_keys
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,16 @@ def _thresholds(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def make_report(runs: Sequence[RunRecord], by: str | None = None, baseline: str | None = None, thresholds: Mapping[str, float] | None = None, worth: float | None = None) -> Report:
+def make_report(
+    runs: Sequence[RunRecord], by: str | None = None, baseline: str | None = None, thresholds: Mapping[str, float] | None = None, worth: float | None = None
+) -> Report:
     """Compare runs; arguments as on the command line."""
     found = environments(runs, thresholds or {})
     if not found:
         raise ConfigError(f"none of the {len(runs)} runs is complete; continue them first")
-    if unknown := [name for name in thresholds or {} if name and name not in {each.name for each in found}]:
-        raise ConfigError(f"--threshold {unknown[0]}: no such environment; there is {', '.join(each.name for each in found)}{nearest(unknown[0], [each.name for each in found])}")
+    there = [environment.name for environment in found]
+    if unknown := [name for name in thresholds or {} if name and name not in there]:
+        raise ConfigError(f"--threshold {unknown[0]}: no such environment; there is {', '.join(there)}{nearest(unknown[0], there)}")
     scores = [score for environment in found for score in environment.scores]
     known, where = [score.settings for score in scores], [environment.name for environment in found for _ in environment.scores]
     swept = swept_keys(known, where)
@@ -106,13 +109,18 @@ def make_report(runs: Sequence[RunRecord], by: str | None = None, baseline: str 
     sides = {environment.name: comparisons.configurations(environment, keys, swept) for environment in found}
     against = comparisons.find_baseline(baseline, list(dict.fromkeys(each.name for side in sides.values() for each in side)))
     compared = comparisons.compared(sides, against)
-    numbers = [key for key in swept if sum(isinstance(value, (int, float)) and not isinstance(value, bool) for value in {setting.get(key) for setting in known}) > 1]
-    sections = [_section(environment, sides[environment.name], [each for each in compared if each.environment == environment.name], numbers, swept, keys, worth) for environment in found]
-    title = " and ".join(environment.name for environment in found)
-    return Report(title, len(scores), keys, against, sections, _together(found, sides, against))
+    numbers = [key for key in swept if len({setting[key] for setting in known if is_number(setting.get(key))}) > 1]
+    sections = [
+        _section(environment, sides[environment.name], [each for each in compared if each.environment == environment.name], numbers, swept, worth)
+        for environment in found
+    ]
+    return Report(" and ".join(there), len(scores), keys, against, sections, _together(found, sides, against))
 
 
-def _section(environment: Environment, found: list[Configuration], compared: list[Comparison], numbers: Sequence[str], swept: Sequence[str], by: Sequence[str], worth: float | None) -> Section:
+def _section(
+    environment: Environment, found: list[Configuration], compared: list[Comparison], numbers: Sequence[str], swept: Sequence[str], worth: float | None
+) -> Section:
+    """What a report says of one environment; `numbers` are those of the swept keys that are numbers."""
     choices = [key for key in swept if key not in numbers]
     tables = {"Return after training": report_tables.final_returns(found)}
     if compared:
@@ -156,7 +164,10 @@ def _notes(environment: Environment, found: Sequence[Configuration]) -> list[str
 
 
 def _together(found: Sequence[Environment], sides: Mapping[str, Sequence[Configuration]], baseline: str | None) -> tuple[Table, Drawing] | None:
-    """Final returns of all environments, each on a scale from 0, its lowest run, to 1, its highest; None for one environment, or where they share no configuration."""
+    """Final returns of all environments, each on a scale from 0, its lowest run, to 1, its highest.
+
+    None for one environment, or where they share no configuration.
+    """
     shared = set.intersection(*({each.name for each in side} for side in sides.values()))
     if len(found) < 2 or not shared:
         return None

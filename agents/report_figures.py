@@ -17,7 +17,7 @@ from agents import statistics
 from agents.comparisons import Comparison, Configuration
 from agents.landscape_figures import COLOURS, DASHES, STYLE
 from agents.scores import Environment, Score, on_grid
-from agents.swept import configuration
+from agents.swept import configuration, is_number
 
 TEXT, GRID = "#1b1b1c", "#e3e3e4"
 PALETTE = (*COLOURS[:6], "#8a8a8a", "#A05A2C")
@@ -76,7 +76,9 @@ def rendered(drawing: Drawing) -> tuple[bytes, str]:
     return png.getvalue(), svg.getvalue().decode()
 
 
-def drawings(environment: Environment, found: Sequence[Configuration], comparisons: Sequence[Comparison], numbers: Sequence[str], choices: Sequence[str]) -> Iterator[Drawing]:
+def drawings(
+    environment: Environment, found: Sequence[Configuration], comparisons: Sequence[Comparison], numbers: Sequence[str], choices: Sequence[str]
+) -> Iterator[Drawing]:
     """All figures of an environment; `numbers` are the keys of numbers that were swept, `choices` the other keys."""
     shown = found[:MOST]
     what = "greedy evaluations" if environment.evaluated else "training episodes"
@@ -165,7 +167,7 @@ def _efficiency(axes: Axes, found: Sequence[Configuration]) -> None:
 def _sensitivity(axes: Axes, scores: Sequence[Score], key: str, choices: Sequence[str], names: Sequence[str]) -> None:
     groups: dict[str, list[Score]] = {name: [] for name in names if any(configuration(score.settings, choices) == name for score in scores)}
     for score in scores:
-        if isinstance(score.settings.get(key), (int, float)):
+        if is_number(score.settings.get(key)):
             groups.setdefault(configuration(score.settings, choices), []).append(score)
     groups = {name: group for name, group in groups.items() if group}
     values = sorted({float(score.settings[key]) for group in groups.values() for score in group})

@@ -108,7 +108,8 @@ def improvements(comparisons: Sequence[Comparison]) -> Table:
         found = each.difference
         margin = "" if math.isnan(found.margin) else f" ± {plain(found.margin, found.margin)}"
         difference = Cell(f"{plain(found.value, found.margin if margin else None)}{margin}", found.value)
-        rows.append([word(each.name), difference, p_value(each.p), interval(each.improvement), p_value(each.improvement_p), number(found.seeds, str(found.seeds)), word("yes" if found.paired else "no")])
+        cells = [word(each.name), difference, p_value(each.p), interval(each.improvement), p_value(each.improvement_p)]
+        rows.append([*cells, number(found.seeds, str(found.seeds)), word("yes" if found.paired else "no")])
     return Table(heads, rows)
 
 

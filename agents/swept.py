@@ -137,6 +137,11 @@ def _is_part(key: str, run: Mapping[str, Any]) -> bool:
     return _is_choice(key) or any(other.startswith(f"{key}.") for other in run)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def value_name(value: Any) -> str:
     """A value as a person writes it: a short number whole, so that two of them never share a name, one that a search drew with six digits."""
     if isinstance(value, tuple):
