@@ -130,7 +130,8 @@ def find_baseline(wanted: str | None, names: Sequence[str]) -> str | None:
         return next((name for name in names if name.split()[0] == "mse"), names[0])
     if wanted in names:
         return wanted
-    if len(found := [name for name in names if wanted in name.split()]) == 1:
+    # A word of a name, or the value in it: huber, learning_rate=0.001 or 0.001.
+    if len(found := [name for name in names if wanted in {part for word in name.split() for part in (word, word.partition("=")[2])}]) == 1:
         return found[0]
     what = f"may be {' or '.join(found)}; say which" if found else f"is no configuration of these runs; there is {', '.join(names)}{nearest(wanted, names)}"
     raise ConfigError(f"--baseline {wanted} {what}")

@@ -1,7 +1,6 @@
 """TensorBoard event files: one a run, all values of a moment in one event, written without threads."""
 
 import hashlib
-import io
 import os
 import struct
 import time
@@ -9,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -18,7 +18,6 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.text import metadata as text_metadata
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from agents.run_directory import EVENTS, RunDirectoryError, writing
 
@@ -44,8 +43,6 @@ class EventLog:
                 file.truncate(size)
         self.size = size or 0
         self._waiting: list[Event | tuple[float, int, Mapping[str, float]]] = []
-        self._buffer = io.BytesIO()
-        self._records = RecordWriter(self._buffer)
         self._flushed = time.perf_counter()
         if size is None:
             self._write(Event(file_version="brain.Event:2"))
@@ -99,27 +96,35 @@ class EventLog:
 
     def flush(self, *, to_disk: bool = False) -> None:
         """Append what gathered to the file, and with `to_disk` make sure it is on the disk; `size` is then the file's size."""
-        for event in self._waiting:
-            self._records.write((event if isinstance(event, Event) else _scalars(*event)).SerializeToString())
+        written = b"".join(_record((event if isinstance(event, Event) else _scalars(*event)).SerializeToString()) for event in self._waiting)
         self._waiting.clear()
         with writing(self.path.parent):
             try:
                 with self.path.open("ab") as file:
-                    file.write(self._buffer.getvalue())
+                    file.write(written)
                     if to_disk:
                         file.flush()
                         os.fsync(file.fileno())
             except OSError:
                 os.truncate(self.path, self.size)  # Half an event would spoil those that a continued run appends.
                 raise
-        self.size += self._buffer.tell()
-        self._buffer.seek(0)
-        self._buffer.truncate()
+        self.size += len(written)
         self._flushed = time.perf_counter()
 
 
 def _scalars(wall_time: float, step: int, values: Mapping[str, float]) -> Event:
     return Event(wall_time=wall_time, step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]))
+
+
+def _record(event: bytes) -> bytes:
+    """A serialised event as it stands in an event file, between its length and checksums (TensorFlow's TFRecord)."""
+    length = struct.pack("<Q", len(event))
+    return length + _checksum(length) + event + _checksum(event)
+
+
+def _checksum(data: bytes) -> bytes:
+    number = google_crc32c.value(data)
+    return struct.pack("<I", ((number >> 15 | number << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def flat_hyperparameters(config: DictConfig) -> dict[str, float | str | bool]:

@@ -2,7 +2,7 @@
 
 import time
 
-PHASES = ("act", "step", "store", "sample", "update", "log")
+PHASES = ("act", "step", "store", "sample", "update", "log", "evaluate")
 
 
 class Stopwatch:

@@ -149,7 +149,9 @@ class Training:
         if self.display.due(self.watch.now):
             self.display.show(self._status())
         if self._due(self.settings.evaluation.every) and self.step < self.settings.total_steps:
+            self.watch.lap("log")
             self._evaluate()
+            self.watch.lap("evaluate")
         if self._due(self.settings.checkpoint_every) and self.step < self.settings.total_steps:
             self.checkpoint()
 

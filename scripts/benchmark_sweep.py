@@ -51,7 +51,7 @@ def sweep(directory: Path, steps: int, workers: int, *, report: bool) -> float:
     started = time.perf_counter()
     run("train", "-m", *words)
     if report:
-        run("report", str(directory), "--by", "loss.value.delta", "--baseline", "delta=1")
+        run("report", str(directory), "--by", "loss.value.delta", "--baseline", "1")
     return time.perf_counter() - started
 
 

@@ -295,3 +295,9 @@ def test_a_config_that_came_with_a_run_runs_no_code(tmp_path):
     config = compose([MSE]) | {"env": {"_target_": "os.system", "id": "surely_missing_module:Env-v0"}}
     write_run(tmp_path / "a", [1.0, 2.0], config=json.loads(json.dumps(config)))
     assert made(tmp_path).sections[0].environment.name == "surely_missing_module:Env-v0"
+
+
+def test_a_baseline_is_named_wholly_by_a_word_or_by_a_value():
+    names = ["mse learning_rate=0.1", "huber learning_rate=0.1", "huber learning_rate=0.2"]
+    wanted = {"huber learning_rate=0.1": names[1], "mse": names[0], "learning_rate=0.2": names[2], "0.2": names[2], None: names[0]}
+    assert {each: comparisons.find_baseline(each, names) for each in wanted} == wanted
