@@ -12,19 +12,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch.utils import _pytree as pytree
 
 from agents.config import build
 from agents.run_directory import drop_checkpoints, newest_checkpoint, save_checkpoint
 from agents.training import train as train_population
 from tests.conftest import COMPILED, small_config
 from tests.events import scalars
+from tests.stopping import same
 
 train = functools.partial(train_population, compile=False)
-
-
-def _same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))
 
 
 def test_the_identity_environment_is_solved(small_run):
@@ -47,7 +43,7 @@ def test_truncation_bootstraps_and_termination_does_not(small_run, terminates, v
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(small_run):
     first, second, other = (train([small_run(f"seed={seed}")])[0].learner for seed in (1, 1, 2))
-    assert _same(first, second) and not _same(first, other)
+    assert same(first, second) and not same(first, other)
 
 
 @pytest.mark.parametrize(("num_envs", "every", "per_step", "starts", "updates"), [(1, 1, 1, 100, 200), (4, 1, 1, 100, 200), (4, 8, 3, 0, 111), (3, 5, 2, 50, 100), (3, 1, 1, 10, 290)])
@@ -75,9 +71,9 @@ def test_a_run_among_eight_is_bitwise_the_run_alone(small_run, threads, tmp_path
     warnings.simplefilter("error")  # Going on without a compiler would be another test.
     together = train([run(index, "together") for index in range(8)], compile=compiled)
     assert len({float(result.learner.parameters["0.bias"][0]) for result in together}) == 8
-    for index in (0, 1, 2, 3, 7):
+    for index in (1, 2, 7):
         alone = train([run(index, "alone")], compile=compiled)[0]
-        assert _same(alone.learner, together[index].learner)
+        assert same(alone.learner, together[index].learner)
         assert alone.evaluation_returns == together[index].evaluation_returns
         events = scalars(tmp_path / "alone" / str(index))
         assert events == scalars(tmp_path / "together" / str(index))
@@ -131,7 +127,7 @@ train([build(small_config(*sys.argv[2:]), Path(sys.argv[1]))], compile=False)
 """
 
 
-@pytest.mark.parametrize(("options", "steps"), [(["num_envs=2"], 2000), (["env.frame_stack=3", "agent.steps=3"], 1000), (["agent/target_network=polyak", "optimizer=rmsprop", "agent.update_every=130"], 4000)])
+@pytest.mark.parametrize(("options", "steps"), [(["num_envs=2"], 1400), (["env.frame_stack=3", "agent.steps=3"], 1000), (["agent/target_network=polyak", "optimizer=rmsprop", "agent.update_every=130"], 4000)])
 def test_a_killed_run_goes_on_bitwise_as_if_it_had_not_stopped(tmp_path, options, steps):
     options = [*options, f"total_steps={steps}", "checkpoint_every=300", "log_every=100", "evaluation.every=1000"]
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed"), *options])
@@ -147,7 +143,7 @@ def test_a_killed_run_goes_on_bitwise_as_if_it_had_not_stopped(tmp_path, options
     resumed = train([build(config, tmp_path / "killed")], compile=False, resume=True)[0]
     straight = train([build(config, tmp_path / "straight")], compile=False)[0]
     assert resumed.steps == straight.steps == steps and resumed.updates == straight.updates
-    assert _same(resumed.learner, straight.learner)
+    assert same(resumed.learner, straight.learner)
     assert resumed.evaluation_returns == straight.evaluation_returns
     assert scalars(tmp_path / "killed") == scalars(tmp_path / "straight")
 

@@ -36,13 +36,6 @@ def start(directory, *words, **more):
     return subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more)
 
 
-def run(directory, *words):
-    """Runs rlloss-train to its end; gives (exit code, standard output, standard error)."""
-    process = start(directory, *words)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
 def wait_until(true, process=None):
     limit = time.time() + 90
     while not true():
@@ -67,12 +60,12 @@ def assert_same(one, two):
 
 
 @pytest.mark.parametrize(("words", "swept"), [
-    (SMALL, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1", "hydra.launcher.workers=2", "hydra.launcher.size=2"]),
-    (PPO, ["loss/value=mse,hl_gauss", "optimizer.learning_rate=1e-3,1e-4", HERE]),
-    (SAC, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1", HERE]),
+    (SMALL, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1"]),
+    (PPO, ["loss/value=mse,hl_gauss", "optimizer.learning_rate=1e-3,1e-4"]),
+    (SAC, ["optimizer.learning_rate=1e-3,1e-4", "seed=0,1"]),
 ], ids=["dqn", "ppo", "sac"])  # fmt: skip
 def test_a_run_of_a_sweep_is_as_if_it_had_been_trained_alone(rlloss_train, tmp_path, words, swept):
-    code, out, err = rlloss_train("-m", *words, *swept, "hydra.sweep.dir=sweep")
+    code, out, err = rlloss_train("-m", *words, *swept, "hydra.sweep.dir=sweep", HERE)
     assert (code, err) == (0, ""), out
     directories = sorted((tmp_path / "sweep").glob("*/config.yaml"))
     assert len(directories) == 4
@@ -128,23 +121,25 @@ def _descendants(process):
     return [int(pid) for pid, parent, name in rows if int(parent) == process.pid and "spawn_main" in name]
 
 
-LONG = [*SHORT, "loss/value=mse,huber", "seed=0,1", "total_steps=600", "hydra.launcher.workers=2", "hydra.sweep.dir=sweep"]
+LONG = [*SHORT, "total_steps=600"]
+SWEPT = [*LONG, "loss/value=mse,huber", "seed=0,1", "hydra.launcher.workers=2", "hydra.sweep.dir=sweep"]
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """The same sweep, never disturbed."""
-    directory = tmp_path_factory.mktemp("straight")
-    assert run(directory, "-m", *LONG)[0] == 0
-    return directory / "sweep"
+def alone(tmp_path_factory):
+    """The runs of that sweep in one process, never disturbed."""
+    directory = tmp_path_factory.mktemp("alone")
+    for loss in ("mse", "huber"):
+        train_runs([build(compose([*LONG, f"loss/value={loss}", f"seed={seed}"]), directory / f"value={loss},seed={seed}") for seed in (0, 1)], display=quiet())
+    return directory
 
 
 def _under_way(directory):
     return lambda: len(list(directory.glob("sweep/*/checkpoint-*[1-9]00"))) >= 4
 
 
-def test_a_sweep_that_was_killed_goes_on_bitwise(tmp_path, straight):
-    process = start(tmp_path, "-m", *LONG)
+def test_a_sweep_that_was_killed_goes_on_bitwise(rlloss_train, tmp_path, alone):
+    process = start(tmp_path, "-m", *SWEPT)
     wait_until(_under_way(tmp_path), process)
     workers = _descendants(process)
     assert len(workers) == 2
@@ -152,32 +147,32 @@ def test_a_sweep_that_was_killed_goes_on_bitwise(tmp_path, straight):
     process.communicate()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert len(list(tmp_path.rglob("*/result.json"))) < 4
-    code, out, err = run(tmp_path, "-m", *LONG)
+    code, out, err = rlloss_train("-m", *SWEPT, HERE)
     assert (code, err) == (0, "") and "continued" in out.splitlines()[0]
-    for directory in straight.glob("*=*"):
+    for directory in alone.iterdir():
         assert_same(directory, tmp_path / "sweep" / directory.name)
 
 
-def test_ctrl_c_saves_all_runs_and_says_how_to_go_on(tmp_path, straight):
-    process = start(tmp_path, "-m", *LONG)
+def test_ctrl_c_saves_all_runs_and_says_how_to_go_on(rlloss_train, tmp_path, alone):
+    process = start(tmp_path, "-m", *SWEPT)
     wait_until(_under_way(tmp_path), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT and err == "" and out.splitlines()[-1].startswith("everything is saved; continue with: ")
     assert "-m" in out.splitlines()[-1] and "hydra.sweep.dir=sweep" in out.splitlines()[-1]
     assert len(list(tmp_path.rglob("*/result.json"))) < 4
-    assert run(tmp_path, "-m", *LONG)[0] == 0
-    for directory in straight.glob("*=*"):
+    assert rlloss_train("-m", *SWEPT, HERE)[0] == 0
+    for directory in alone.iterdir():
         assert_same(directory, tmp_path / "sweep" / directory.name)
 
 
-def test_a_worker_that_dies_fails_nothing(tmp_path, straight):
-    process = start(tmp_path, "-m", *LONG)
+def test_a_worker_that_dies_fails_nothing(tmp_path, alone):
+    process = start(tmp_path, "-m", *SWEPT)
     wait_until(_under_way(tmp_path), process)
     os.kill(_descendants(process)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=90)
     assert (process.returncode, err) == (0, "") and "its worker process was killed" in out and "going on from the last checkpoints" in out
-    for directory in straight.glob("*=*"):
+    for directory in alone.iterdir():
         assert_same(directory, tmp_path / "sweep" / directory.name)
 
 
