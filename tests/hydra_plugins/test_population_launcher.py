@@ -16,7 +16,11 @@ from safetensors.torch import load_file
 from agents import run_directory
 from agents.config import build, compose
 from agents.display import quiet
+from agents.machine import Stop
+from agents.processes import Processes
+from agents.sweep import Task
 from agents.training import train as train_runs
+from agents.workers import Finished
 from hydra_plugins.rlloss import population_launcher
 from tests.conftest import SMALL
 from tests.events import scalars
@@ -174,6 +178,16 @@ def test_a_worker_that_dies_fails_nothing(tmp_path, alone):
     assert (process.returncode, err) == (0, "") and "its worker process was killed" in out and "going on from the last checkpoints" in out
     for directory in alone.iterdir():
         assert_same(directory, tmp_path / "sweep" / directory.name)
+
+
+def test_an_idle_worker_that_died_is_replaced():
+    backend, nothing = Processes(1), Task((), None)
+    assert list(backend.train([nothing], Stop())) == [Finished(0, ())]
+    (worker,) = backend._idle
+    os.kill(worker.process.pid, signal.SIGKILL)
+    worker.process.join()
+    assert list(backend.train([nothing], Stop())) == [Finished(0, ())]
+    backend.close()
 
 
 def test_a_run_that_fails_is_in_the_table_and_fails_no_other(rlloss_train, tmp_path):
