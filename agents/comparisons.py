@@ -113,7 +113,7 @@ def _best(name: str, settings: Mapping[str, list[Score]], choosing: Set[int]) ->
 
 def _mean_of(scores: Sequence[Score], seeds: Set[int]) -> float:
     found = [score.final for score in scores if score.seed in seeds]
-    return float(np.mean(found)) if found else -math.inf
+    return float(np.mean(found)) if found and not any(map(math.isnan, found)) else -math.inf
 
 
 def _by_seed(scores: Sequence[Score]) -> list[Score]:

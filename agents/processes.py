@@ -107,7 +107,7 @@ def _death(worker: Worker) -> str:
 
 
 def _work(pipe: Connection) -> None:
-    """A worker's life: train what comes through the pipe, until that is closed or a signal asks to end."""
+    """A worker's life: train what comes through the pipe, until that is closed. After a signal it trains nothing more, and says so."""
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on.
     asked = training = False
 
