@@ -24,11 +24,11 @@ class Stop:
 
 
 def stopped(run, loops):
-    """Train a run, stopped after so many loops."""
+    """Train a run, stopped after so many loops, or sooner where it is asked within them whether it shall stop."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.training.interruptible", lambda: contextlib.nullcontext(Stop(loops)))
         result = train([run], compile=False)[0]
-    assert not result.complete and result.steps == loops * run.num_envs
+    assert not result.complete and 0 < result.steps <= loops * run.num_envs
 
 
 def same(one, other):

@@ -55,7 +55,8 @@ class GridSweeper(Sweeper):
         failed = [each for each in returned if each.status is JobStatus.FAILED]
         if failed and not hasattr(self.launcher, "says_failures"):
             said = " ".join(str(failed[0]._return_value).split())
-            print(f"{len(failed)} of {len(returned)} runs failed; the first, {' '.join(failed[0].overrides)}: {said}", file=sys.stderr)
+            own = [word for word in failed[0].overrides if any(word not in other.overrides for other in returned)]
+            print(f"{len(failed)} of {len(returned)} runs failed; the first, {' '.join(own)}: {said}", file=sys.stderr)
         for each in returned:
             with contextlib.redirect_stderr(io.StringIO()):  # The launcher has said more of it than Hydra would.
                 each.return_value  # noqa: B018  # It raises what went wrong.

@@ -387,6 +387,7 @@ def test_a_run_that_diverges_is_one_line_and_exit_code_1(train, tmp_path):
 def test_an_environment_that_raises_is_one_line_and_fails_no_other_job(train, tmp_path):
     words = [word for word in SMALL if not word.startswith("checkpoint_every")]
     code, out, err = train("-m", *words, "checkpoint_every=10", "env.id=tests.toys:Failing-v0", "+env.arguments.last=1000,25", "hydra.sweep.dir=sweep", "total_steps=60", "hydra/launcher=basic")
-    assert code == 1 and err == "" and "Traceback" not in out
+    assert code == 1 and "Traceback" not in out
+    assert err == "1 of 2 runs failed; the first, +env.arguments.last=25: the environment raised RuntimeError: the step went wrong at step 25\n"
     assert out.count("FAILED: the environment raised RuntimeError: the step went wrong at step 25; last good checkpoint: sweep/last=25/checkpoint-000000000020; log: sweep/last=25/run.log") == 1
     assert (tmp_path / "sweep" / "last=1000" / "result.json").exists() and not (tmp_path / "sweep" / "last=25" / "result.json").exists()
