@@ -100,7 +100,7 @@ def test_everything_asked_for_is_logged(small_run, tmp_path):
     expected += "value/mean gradient/norm schedule/epsilon schedule/learning_rate time/steps_per_second time/updates_per_second"
     assert set(expected.split()) <= tags
     shares = {tag: value for step, tag, value in found if step == 300 and tag.endswith("_share") and tag.startswith("time/")}
-    assert len(shares) == 6 and sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    assert len(shares) == 7 and sum(shares.values()) == pytest.approx(1, abs=1e-5)
     assert [step for step, tag, _ in found if tag == "evaluation/return_mean"] == [100, 200, 300]
     lengths = [(step, value) for step, tag, value in found if tag == "rollout/episode_length"]
     assert [step for step, _ in lengths] == list(np.cumsum([value for _, value in lengths]))
