@@ -1,6 +1,8 @@
 """Greedy evaluation: whole episodes from seeds of their own, never those of training."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,62 +62,78 @@ def evaluate(
         started: bool [runs, environments], set where an episode starts, for an `act` that remembers; None for one that doesn't.
         raised: runs that are left out, by number; those whose environments raise join them, with what was raised. None lets it pass.
     """
-    runs, width = observation.shape[:2]
     failed = {} if raised is None else raised
-    made: dict[tuple[int, int], Any] = {}
-    returns = [[0.0] * evaluation.episodes for _ in range(runs)]
-    episode_seeds = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
-    steps = np.zeros((runs, width), np.int64)
-    current = np.tile(np.arange(width), (runs, 1))
+    runs, width = observation.shape[:2]
+    episodes = GreedyEpisodes(environments, observation, seeds, step, evaluation, started)
+    active = {(run, place) for run in range(runs) for place in range(min(width, evaluation.episodes)) if run not in failed}
 
-    def start(run: int, place: int) -> None:
-        seed = episode_seeds[run][int(current[run, place])]
-        observation[run, place], _ = made[run, place].reset(seed=seed)
-        steps[run, place] = 0
-        if started is not None:
-            started[run, place] = True
-
-    def begin(run: int, place: int) -> None:
-        made[run, place] = environments[run].make()
-        start(run, place)
-
-    def advance(run: int, place: int) -> None:
-        action = actions[run * width + place]
-        observation[run, place], reward, terminated, truncated, _ = made[run, place].step(action)
-        returns[run][current[run, place]] += float(reward)
-        steps[run, place] += 1
-        truncated = truncated or (steps[run, place] >= evaluation.max_steps and not terminated)
-        if tell:
-            tell[run](int(current[run, place]), before[run, place], action, float(reward), terminated, truncated, observation[run, place].copy())
-        if terminated or truncated:
-            current[run, place] += width
-            if current[run, place] < evaluation.episodes:
-                start(run, place)
-            else:
-                active.remove((run, place))
-
-    def for_all(do: Callable[[int, int], None], places: Iterable[tuple[int, int]]) -> None:
-        """Do it for these environments; a run whose environment raises is left from then on."""
-        for run, place in sorted(places):
+    def for_all(do: Callable[[int, int], bool]) -> None:
+        """Do it for the active environments, which stay so where it says; a run whose environment raises is left from then on."""
+        for run, place in sorted(active):
             try:
-                if run not in failed:
-                    do(run, place)
+                if run not in failed and not do(run, place):
+                    active.remove((run, place))
             except Exception as error:  # Somebody else's code raises anything.
                 if raised is None:
                     raise
                 failed[run] = error
                 active.difference_update([(run, other) for other in range(width)])
 
-    active = {(run, place) for run in range(runs) for place in range(min(width, evaluation.episodes)) if run not in failed}
-    for_all(begin, active)
-    take = taking(next(iter(made.values())).action_space) if made else None
+    for_all(episodes.begin)
+    take = taking(next(iter(episodes.made.values())).action_space) if episodes.made else None
     while active:
         actions = act()
         actions = take(actions.reshape(runs * width, *actions.shape[2:]))
-        before = observation.copy() if tell else observation
-        for_all(advance, active)
-    for_all(lambda run, place: made[run, place].close(), made)
-    return returns
+        before = observation.copy() if tell else None
+        for_all(functools.partial(episodes.advance, actions, before, tell))
+    episodes.close()
+    return episodes.returns
+
+
+class GreedyEpisodes:
+    """The environments of an evaluation, by run and place, and how far their episodes are; see `evaluate`."""
+
+    def __init__(self, environments: Sequence[Environment], observation: np.ndarray, seeds: Sequence[int], step: int, evaluation: Evaluation, started: np.ndarray | None) -> None:
+        runs, self.width = observation.shape[:2]
+        self.environments, self.observation, self.evaluation, self.started = environments, observation, evaluation, started
+        self.made: dict[tuple[int, int], Any] = {}
+        self.returns = [[0.0] * evaluation.episodes for _ in range(runs)]
+        self.seeds = [EpisodeSeeds(seed, "evaluation", step) for seed in seeds]
+        self.steps, self.current = np.zeros((runs, self.width), np.int64), np.tile(np.arange(self.width), (runs, 1))
+
+    def begin(self, run: int, place: int) -> bool:
+        """Make an environment and start its first episode; whether it has one."""
+        self.made[run, place] = self.environments[run].make()
+        return self._start(run, place)
+
+    def _start(self, run: int, place: int) -> bool:
+        if self.current[run, place] >= self.evaluation.episodes:
+            return False
+        self.observation[run, place], _ = self.made[run, place].reset(seed=self.seeds[run][int(self.current[run, place])])
+        self.steps[run, place] = 0
+        if self.started is not None:
+            self.started[run, place] = True
+        return True
+
+    def advance(self, actions: Any, before: np.ndarray | None, tell: Sequence[Tell], run: int, place: int) -> bool:
+        """Take the action [runs · environments, …] of one environment, tell of it, and go to the next episode where one ended; whether there is one."""
+        action, episode = actions[run * self.width + place], int(self.current[run, place])
+        self.observation[run, place], reward, terminated, truncated, _ = self.made[run, place].step(action)
+        self.returns[run][episode] += float(reward)
+        self.steps[run, place] += 1
+        truncated = truncated or (self.steps[run, place] >= self.evaluation.max_steps and not terminated)
+        if tell:
+            tell[run](episode, before[run, place], action, float(reward), terminated, truncated, self.observation[run, place].copy())
+        if not (terminated or truncated):
+            return True
+        self.current[run, place] += self.width
+        return self._start(run, place)
+
+    def close(self) -> None:
+        """Free all environments."""
+        for environment in self.made.values():
+            with contextlib.suppress(Exception):  # One that raised may not be able to; all results are there.
+                environment.close()
 
 
 def summary(returns: Sequence[float]) -> dict[str, float]:
