@@ -9,8 +9,9 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents import rates, sweep
-from agents.config import ConfigError, build_all, refuse_deletions
+from agents import rates, recipes, sweep
+from agents.composition import container
+from agents.config import ConfigError, build_all, config_directory, refuse_deletions
 from agents.halving import Halving, by_setting, worst
 from agents.hydra_jobs import hydra_jobs
 from agents.machine import NotEnoughMemory, Stop, Stopped, interruptible
@@ -31,7 +32,15 @@ def check(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]
     for words in jobs:
         refuse_deletions([word for word in words if not word.startswith(("hydra.", "hydra/"))])
     made = [each.job for each in hydra_jobs(loader, master, jobs, 0)]
-    for run in build_all([job.config for job in made], [job.directory for job in made], sweep.differing([job.words for job in made])):
+    try:
+        runs = build_all([job.config for job in made], [job.directory for job in made], sweep.differing([job.words for job in made]))
+    except ConfigError:
+        choices = dict.fromkeys(tuple(word for word in job.words if "." not in word and not word.startswith("seed=")) for job in made)
+        said = (recipes.misfit(config_directory(), words, lambda words: container(loader.load_sweep_config(master, words))) for words in choices)
+        if wrong := next(filter(None, said), None):
+            raise ConfigError(wrong) from None
+        raise
+    for run in runs:
         refuse_oversized([run])
     sweep.refuse_shared(made)
 

@@ -113,6 +113,7 @@ MISTAKES = [
     (["-m", "seed=0,1", "--cfg", "job"], "Only one of"),
     (["resume="], "resume needs the directory of a run"),
     (["-m", "seed=0,1", "agent.discount=0.9,1.5"], "agent.discount must be at least 0 and at most 1, got 1.5 (in seed=0 agent.discount=1.5)"),
+    (["-m", "experiment=ppo_cartpole", "agent=ppo,dqn"], "experiment=ppo_cartpole sets "),
     (["-m", "seed=0,x"], "seed must be a whole number, got 'x' (in seed=x)"),
     (["-m", "seed=0,1,1", "agent.discount=0.9"], "there are two runs of seed=1 agent.discount=0.9; say each value once"),
     (["-m", "seed=0,1", "hydra.launcher.sizes=3"], "there is no key hydra.launcher.sizes; did you mean hydra.launcher.size?"),
