@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_MXFAST, M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = 1, -1, -2, -3
 
 
 def raise_malloc_thresholds() -> None:
@@ -28,6 +28,7 @@ def raise_malloc_thresholds() -> None:
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
             libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
             libc.mallopt(M_TOP_PAD, 1 << 26)
+            libc.mallopt(M_MXFAST, 0)  # Small chunks kept apart would be gone through at every large one.
 
 
 def cores() -> int:
