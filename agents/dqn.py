@@ -159,8 +159,13 @@ class DQN:
         where = (memory, drawn, added, self.layout, self.discount, self.steps)
         if isinstance(self.observation_space, Frames):
             count = self.observation_space.shape[0]
-            return frames.sequences(*where, count) if self.on_trajectories else frames.transitions(*where, count)
-        return batches.sequences(*where) if self.on_trajectories else batches.transitions(*where, "next_action" in getattr(self.target, "needs", ()))
+            batch = frames.sequences(*where, count) if self.on_trajectories else frames.transitions(*where, count)
+        else:
+            batch = batches.sequences(*where) if self.on_trajectories else batches.transitions(*where, "next_action" in getattr(self.target, "needs", ()))
+        if batch.mask is None:
+            return batch
+        # The gradient of a loss that doesn't count is 0 times that of its error, and NaN where the error is.
+        return batch._replace(reward=torch.where(batch.mask, batch.reward, torch.zeros_like(batch.reward)))
 
     def learn(self, state: DQNState, batch: Batch, progress: Tensor, noise: tuple[Tensor | None, ...] = (None,) * PASSES) -> tuple[DQNState, Metrics]:
         """One gradient step on a batch, and what can be told of it."""

@@ -261,3 +261,22 @@ def test_frames_of_any_number_type():
     for frame in (spaces.Box(0, 1, (3, 3), np.bool_), spaces.Box(0, 255, (3, 3), np.uint8), spaces.Box(-np.inf, np.inf, (2,), np.float64)):
         space = Frames(frame, 2)
         assert space.shape == (2, *frame.shape) and space.dtype == frame.dtype and storage(space)[1] == storage(frame)[1]
+
+
+@pytest.mark.parametrize("words", [[], ["agent.steps=3"], ["loss/value=c51"], ["loss/target=retrace", "agent.steps=4"]], ids=["q", "3", "c51", "retrace"])
+def test_what_is_masked_may_be_nan(words):
+    """The reward of a step to a cut, from which nothing is learned with frames, reaches no parameter."""
+    rng, learned = np.random.default_rng(0), []
+    rewards = rng.normal(size=50)
+    for unknown in (np.nan, 0):
+        agent, rng = build(small_config("env.frame_stack=2", "agent.replay.capacity=40", "agent.batch_size=40", *words)).agent, np.random.default_rng(1)
+        kept, state = memory(1, 1, 40, agent.layout), agent.init(torch.Generator().manual_seed(0), 40)
+        for time, reward in enumerate(rewards):
+            cut = time % 5 == 4
+            record = np.array([[(rng.normal(size=4), time % 2, unknown if cut else reward, 0, cut, 0.5)]], agent.layout)
+            agent.replay.write(kept.numpy(), time, record.view(np.int32).reshape(1, 1, -1), ())
+        uniforms = (torch.arange(agent.plan(1).update_uniforms, dtype=torch.float64) + 0.5) / agent.plan(1).update_uniforms
+        state, metrics = agent.update(state, kept[0], uniforms, torch.tensor(50.0, dtype=torch.float64), torch.tensor(0.5))
+        assert not metrics["mask"].all() and metrics["loss/total"].isfinite()
+        learned.append(state.parameters)
+    assert all(torch.equal(parameter, learned[1][name]) for name, parameter in learned[0].items())
