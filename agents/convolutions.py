@@ -51,6 +51,7 @@ class CNN:
             if min(height, width) < kernel:
                 raise ValueError(too_small(features, self.channels, f"a layer with kernel {kernel} would get only {height}x{width}"))
             shapes.append(((height - kernel) // stride + 1, (width - kernel) // stride + 1, filters))
+        check_channels(features, self.channels)
         return shapes
 
     def init(self, generator: torch.Generator, features: tuple[int, ...]) -> Parameters:
@@ -129,6 +130,7 @@ class ImpalaResNet:
         shape = image_shape(features, self.channels)
         if min(shape[:2]) < 3:
             raise ValueError(too_small(features, self.channels, "filters are 3x3"))
+        check_channels(features, self.channels)
         for filters in self.filters:
             shape = ((shape[0] + 1) // 2, (shape[1] + 1) // 2, filters)
         return shape
@@ -237,6 +239,16 @@ def too_small(features: tuple[int, ...], channels: str, reason: str) -> str:
     where = f"set network.channels={other} if that's where the channels are, or " if len(features) > 2 else ""
     said = f"observations of shape {features} are too small: with network.channels={channels} they are {height}x{width}"
     return f"{said}, but {reason}; {where}choose another network"
+
+
+def check_channels(features: tuple[int, ...], channels: str) -> None:
+    """Raise ValueError for images whose channels, at most 4 of them, plainly stand at the other end: as pixels they would be learned from without a word."""
+    if len(features) < 3:
+        return
+    *_, first, middle, last = features
+    few, others, other = (last, (first, middle), "last") if channels == "first" else (first, (middle, last), "first")
+    if few <= 4 and few < min(others):
+        raise ValueError(f"observations of shape {features} have their channels {other}, but network.channels is {channels}; set network.channels={other}")
 
 
 def check_layout(channels: str, dense: int, filters: tuple[int, ...]) -> None:

@@ -131,6 +131,9 @@ def test_initial_filters_are_torchs():
         (NatureCNN(), (7, 84), "with network.channels=first they are 7x84, but a layer with kernel 8 would get only 7x84; choose another network"),
         (MinAtarCNN(), (2, 10, 10), "with network.channels=last they are 2x10, .* set network.channels=first"),
         (ImpalaResNet(), (84, 84, 2), "filters are 3x3; set network.channels=last"),
+        (ImpalaResNet(), (84, 84, 3), r"observations of shape \(84, 84, 3\) have their channels last, but network.channels is first; set network.channels=last"),
+        (ImpalaResNet(), (4, 84, 84, 3), "have their channels last, but network.channels is first; set network.channels=last"),
+        (MinAtarCNN(), (4, 10, 10), "have their channels first, but network.channels is last; set network.channels=first"),
     ],
 )
 def test_observations_that_are_no_images_are_refused_before_training(network, shape, message):
