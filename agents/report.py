@@ -18,6 +18,7 @@ from agents.report_tables import Table
 from agents.run_directory import CONFIG, EVENTS, refuse_unwritable
 from agents.run_records import RunRecord, read_runs
 from agents.scores import Environment, environments
+from agents.sweep import counted
 from agents.swept import chosen_keys, is_number, swept_keys
 
 
@@ -59,22 +60,27 @@ def report_main() -> None:
     with one_line("rlloss-report"):
         options = parser.parse_args()
         out = options.out or options.directories[0] / "report"
+        _refuse_unusable(options.directories, out)
         runs = _runs(options.directories)
-        if (out / CONFIG).exists():
-            raise ConfigError(f"{out} holds a run; choose another --out")
-        refuse_unwritable(out, "directory for --out")
         report = make_report(runs, by=options.by, baseline=options.baseline, thresholds=_thresholds(options.threshold), worth=options.difference)
         write(report, out)
         for section in report.sections:
-            print(f"{section.environment.name}: {len(section.environment.scores)} runs")
+            print(f"{section.environment.name}: {counted(len(section.environment.scores), 'run')}")
             print("".join(f"  {line}\n" for line in section.sentences), end="")
         print(f"report: {out / 'index.html'}")
 
 
-def _runs(directories: Sequence[Path]) -> list[RunRecord]:
+def _refuse_unusable(directories: Sequence[Path], out: Path) -> None:
+    """Raise ConfigError or RunDirectoryError if there is nothing to read, or nobody can write to `out`, before the work."""
     for directory in directories:
         if not directory.is_dir():
             raise ConfigError(f"{directory} is no directory; name one with runs below it")
+    if (out / CONFIG).exists():
+        raise ConfigError(f"{out} holds a run; choose another --out")
+    refuse_unwritable(out, "directory for --out")
+
+
+def _runs(directories: Sequence[Path]) -> list[RunRecord]:
     if not (runs := read_runs(directories)):
         raise ConfigError(f"there is no run in or below {', '.join(map(str, directories))}: a run is a directory with {CONFIG}")
     return runs
@@ -98,7 +104,7 @@ def make_report(
     """Compare runs; arguments as on the command line."""
     found = environments(runs, thresholds or {})
     if not found:
-        raise ConfigError(f"none of the {len(runs)} runs is complete; continue them first")
+        raise ConfigError(f"none of the {len(runs)} runs is complete; continue them first" if len(runs) > 1 else "the only run is not complete; continue it first")
     there = [environment.name for environment in found]
     if unknown := [name for name in thresholds or {} if name and name not in there]:
         raise ConfigError(f"--threshold {unknown[0]}: no such environment; there is {', '.join(there)}{nearest(unknown[0], there)}")
@@ -146,7 +152,7 @@ def _notes(environment: Environment, found: Sequence[Configuration]) -> list[str
     if environment.incomplete:
         notes.append(f"{len(environment.incomplete)} {'run is' if len(environment.incomplete) == 1 else 'runs are'} not complete and left out, such as {environment.incomplete[0].directory}.")
     if environment.repeated:
-        notes.append(f"{environment.repeated} runs are there twice, with the same settings and seed; the newer ones count.")
+        notes.append(f"{environment.repeated} {'run is' if environment.repeated == 1 else 'runs are'} there twice, with the same settings and seed; the newer {'one counts' if environment.repeated == 1 else 'ones count'}.")
     if not environment.evaluated:
         notes.append("There are no evaluations during training, so curves, areas and steps to the threshold are of training episodes.")
     if any(each.chosen for each in found):
@@ -215,7 +221,7 @@ def _drawn(drawing: Drawing, environment: str, out: Path, log: EventLog) -> Figu
 
 def markdown(report: Report) -> str:
     """The report's sentences, notes and tables in Markdown."""
-    parts = [f"# {report.title}\n\n{report.runs} runs, by {', '.join(report.by) or 'nothing'}.\n"]
+    parts = [f"# {report.title}\n\n{counted(report.runs, 'run')}, by {', '.join(report.by) or 'nothing'}.\n"]
     if report.together:
         parts.append(f"\n## All environments\n\n{report_tables.markdown(report.together[0])}")
     for section in report.sections:

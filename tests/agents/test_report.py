@@ -278,7 +278,7 @@ def test_what_is_written(two_losses, command, tmp_path):
         (["{}/two", "--threshold", "high"], "write a number"),
         (["{}/two", "--threshold", "CartPole=1"], "did you mean CartPole-v1?"),
         (["{}/two", "--out", "{}/two/0"], "holds a run"),
-        (["{}/stopped"], "none of the 1 runs is complete"),
+        (["{}/stopped"], "the only run is not complete; continue it first"),
     ],
 )
 def test_mistakes_are_one_line(words, said, two_losses, tmp_path, command, capsys):
@@ -289,6 +289,20 @@ def test_mistakes_are_one_line(words, said, two_losses, tmp_path, command, capsy
         command(*(word.format(tmp_path) for word in words))
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and said in error and error.count("\n") == 1
+
+
+def test_one_run_is_said_as_one(command, tmp_path):
+    write_run(tmp_path / "a", [1.0, 2.0], MSE)
+    assert command(tmp_path).startswith("CartPole-v1: 1 run\n")
+    assert "\n1 run, by" in (tmp_path / "report" / "table.md").read_text() and "<h1>1 run on CartPole-v1" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_place_to_write_is_looked_for_before_the_work(monkeypatch, capsys, command, two_losses, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(report, "read_runs", lambda directories: pytest.fail("runs were read first"))
+    with pytest.raises(SystemExit):
+        command(two_losses, "--out", tmp_path / "file" / "out")
+    assert "choose another directory for --out" in capsys.readouterr().err
 
 
 def test_a_config_that_came_with_a_run_runs_no_code(tmp_path):
