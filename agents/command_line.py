@@ -262,10 +262,12 @@ def _say(command: str, message: str) -> None:
     print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _known_keys() -> list[str]:
-    """The keys that there are with the choices made on the command line, or by default where those are the mistake."""
+def _known_keys(lacking: str) -> list[str]:
+    """The keys that there are with the choices made on the command line, of several the first without this key, or by default where those are the mistake."""
+    choices = [word for word in sys.argv[1:] if word.partition("=")[0] in groups()]
     with contextlib.suppress(HydraException, ConfigError):
-        return keys(compose([word for word in sys.argv[1:] if word.partition("=")[0] in groups()]))
+        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(choices), max_batch_size=None)[0]
+        return next((known for known in (keys(compose(job)) for job in jobs) if lacking not in known), keys(compose(jobs[0])))
     return keys(compose())
 
 
@@ -279,7 +281,7 @@ def in_words(error: Exception) -> str:
     if found := re.search(r"Could not override '([^']+)'", message):
         key = found[1].split("@")[0]
         if "is not in struct" in f"{message} {error.__cause__}" or "No match in the defaults list" in message:
-            known = [*_known_keys(), *groups()]
+            known = [*_known_keys(key), *groups()]
             return _not_chosen(key) if key in known else no_key(key, known)
         if isinstance(error.__cause__, OmegaConfBaseException) and dataclasses.is_dataclass(of := error.__cause__.object_type):  # Of Hydra, a launcher or a sweeper.
             return no_key(key, [f"{key.rpartition('.')[0]}.{field.name}" for field in dataclasses.fields(of)])
@@ -287,7 +289,7 @@ def in_words(error: Exception) -> str:
     if found := re.search(r"Could not delete '([^']+)'", message):
         return f"~{found[1]}: there is no such choice to delete"
     if found := re.search(r"Key '([^']+)' is not in struct", message):
-        return no_key(found[1], _known_keys())
+        return no_key(found[1], _known_keys(found[1]))
     if isinstance(error, OverrideParseException):
         return f"{error.override} is not understood: {message.splitlines()[0]}"
     if "does not support sweep type : INTERVAL" in message:

@@ -392,3 +392,8 @@ def test_an_environment_that_raises_is_one_line_and_fails_no_other_job(train, tm
     assert err == "1 of 2 runs failed; the first, +env.arguments.last=25: the environment raised RuntimeError: the step went wrong at step 25\n"
     assert out.count("FAILED: the environment raised RuntimeError: the step went wrong at step 25; last good checkpoint: sweep/last=25/checkpoint-000000000020; log: sweep/last=25/run.log") == 1
     assert (tmp_path / "sweep" / "last=1000" / "result.json").exists() and not (tmp_path / "sweep" / "last=25" / "result.json").exists()
+
+
+def test_a_key_that_one_of_several_choices_lacks_is_said_with_that_choices_own(rlloss_train):
+    code, out, err = rlloss_train("-m", "loss/value=huber,c51", "loss.value.delta=1")
+    assert (code, out) == (2, "") and "loss.value has bins, vmin, vmax" in err
