@@ -122,6 +122,10 @@ class Sweep:
         try:
             with FileLock(self.directory / LOCK, blocking=False), interruptible() as stopped:
                 found |= self._stages(display, stopped)
+        except KeyboardInterrupt:  # A second one: what isn't saved is made again.
+            display.close()
+            print(f"stopped; continue with: {self.command}")
+            raise
         except Timeout as error:
             raise RunDirectoryError(f"another process is training in {self.directory}") from error
         finally:
