@@ -47,6 +47,13 @@ def named(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> list[list[str]
     return [[*words, f"{SUBDIRECTORY}'{label}'"] for words, label in zip(jobs, labels(jobs, swept), strict=True)]
 
 
+def note_sweep(master: DictConfig) -> None:
+    """Write a sweep's own config where Hydra's sweepers do."""
+    directory = Path(str(master.hydra.sweep.dir))
+    directory.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(master, directory / "multirun.yaml")
+
+
 def _job(composed: Composed, words: Sequence[str], master: DictConfig, number: int, notes: Mapping[str, Any]) -> HydraJob:
     task = tuple(word for word in words if not word.lstrip("+~").startswith(("hydra.", "hydra/")))
     own = [word for word in words if word not in task]

@@ -5,7 +5,6 @@ import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -39,7 +38,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         """Run all jobs; raises what the first failed one raised."""
-        from agents.hydra_jobs import named
+        from agents.hydra_jobs import named, note_sweep
         from agents.launch import check
 
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
@@ -47,10 +46,8 @@ class GridSweeper(Sweeper):
         if OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"] == NUMBERED:
             jobs = named(jobs, [override.get_key_element() for override in overrides if override.is_sweep_override()])
         check(self.loader, self.config, jobs)
-        if not self.config.hydra.launcher.get("dry_run"):
-            directory = Path(self.config.hydra.sweep.dir)
-            directory.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, directory / "multirun.yaml")
+        if not hasattr(self.launcher, "notes_sweep"):
+            note_sweep(self.config)
         returned = self.launcher.launch(jobs, initial_job_idx=0)
         failed = [each for each in returned if each.status is JobStatus.FAILED]
         if failed and not hasattr(self.launcher, "says_failures"):

@@ -11,7 +11,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 
 @dataclass
@@ -46,6 +46,7 @@ class OptunaSearch(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Search over the words of the command line."""
         from agents.config import ConfigError
+        from agents.hydra_jobs import note_sweep
         from agents.launch import check
         from agents.sweep import counted
 
@@ -64,8 +65,9 @@ class OptunaSearch(Sweeper):
             return
         directory = Path(self.config.hydra.sweep.dir)
         directory.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, directory / "multirun.yaml")
         study = open_study(self.space, name=self.study.pop("study"), **self.study)
+        if not hasattr(self.launcher, "notes_sweep"):
+            note_sweep(self.config)
         print(in_words(study, self.trials))
         search(study, self.space, self.trials, self.batch, self._train, print)
         print(f"all runs: {directory}; the study: {self.study['storage']}")

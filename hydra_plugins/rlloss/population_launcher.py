@@ -34,7 +34,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="population", node=Pop
 class PopulationLauncher(Launcher):
     """Trains all the jobs that it is handed, and returns what came of each."""
 
-    says_failures = True  # Other launchers leave that to the sweeper.
+    says_failures = notes_sweep = True  # Other launchers leave that to the sweeper.
 
     def __init__(self, workers: int | None, size: int | None, dry_run: bool, rungs: Sequence[int], keep: float, backend: str) -> None:
         self.workers, self.size, self.dry_run, self.rungs, self.keep, self.backend = workers, size, dry_run, tuple(rungs), keep, backend
@@ -59,7 +59,7 @@ class PopulationLauncher(Launcher):
         """Train the jobs of these words."""
         from agents.command_line import again
         from agents.config import locate
-        from agents.hydra_jobs import hydra_jobs
+        from agents.hydra_jobs import hydra_jobs, note_sweep
         from agents.launch import Sweep
 
         setup_globals()
@@ -68,6 +68,8 @@ class PopulationLauncher(Launcher):
             backend = locate(BACKENDS.get(self.backend, self.backend), "hydra.launcher.backend")(self.workers)
             directory = Path(self.config.hydra.sweep.dir)
             sweep = Sweep([each.job for each in jobs], directory, size=self.size, backend=backend, command=again("rlloss-train", directory), halving=self.halving)
+            if not self.dry_run:
+                note_sweep(self.config)  # Nothing was refused.
             outcomes = sweep.listed() if self.dry_run else self._trained(sweep, jobs)
         return [_returned(each, outcome) for each, outcome in zip(jobs, outcomes, strict=True)]
 

@@ -96,7 +96,9 @@ def test_a_sweep_is_planned_told_and_continued(rlloss_train, tmp_path):
     assert (code, err) == (0, "") and out.startswith("4 runs complete already, 2 runs in 2 populations of 1, ")
     assert {path: path.stat().st_mtime_ns for path in files} == files and len(list(tmp_path.rglob("*/result.json"))) == 6
 
+    notes = (tmp_path / "sweep" / "multirun.yaml").read_text()
     code, out, err = rlloss_train(*words, "seed=range(3)", "agent.discount=0.5")
+    assert "seed=range(3)" in notes and (tmp_path / "sweep" / "multirun.yaml").read_text() == notes
     assert code == 2 and err == "rlloss-train: sweep/value=mse,seed=0 holds another run: it differs in agent.discount; choose another hydra.sweep.dir\n"
 
 
@@ -168,6 +170,28 @@ def test_ctrl_c_saves_all_runs_and_says_how_to_go_on(rlloss_train, tmp_path, alo
     assert rlloss_train("-m", *SWEPT, HERE)[0] == 0
     for directory in alone.iterdir():
         assert_same(directory, tmp_path / "sweep" / directory.name)
+
+
+class Pressed:
+    """A backend within which Ctrl-C is pressed twice."""
+
+    workers, memory = 1, None
+
+    def __init__(self, workers):
+        pass
+
+    def train(self, tasks, stopped):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        yield from ()
+
+    def close(self):
+        pass
+
+
+def test_a_second_ctrl_c_too_says_how_to_go_on(rlloss_train, tmp_path):
+    code, out, err = rlloss_train("-m", *SWEPT, f"hydra.launcher.backend={__name__}.Pressed")
+    assert (code, err) == (128 + signal.SIGINT, "") and out.splitlines()[-1].startswith("stopped; continue with: ")
 
 
 def test_a_worker_that_dies_fails_nothing(tmp_path, alone):
