@@ -172,11 +172,16 @@ def read_pruned(directory: Path) -> dict[str, Any] | None:
     return _read_json(directory / PRUNED)
 
 
+def note(directory: Path, words: str) -> None:
+    """Write words with the time at the end of run.log."""
+    with writing(directory), (directory / LOG).open("a") as log:
+        log.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {words}\n")
+
+
 def write_failure(directory: Path, failure: Failure) -> None:
     """Write failure.json, whole or not at all, and the same in words at the end of run.log; in both the checkpoint goes by its name in the directory."""
     checkpoint = failure.checkpoint and failure.checkpoint.name
-    with writing(directory), (directory / LOG).open("a") as log:
-        log.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {failure.reason}; last good checkpoint: {checkpoint or 'none'}\n{failure.traceback}")
+    note(directory, f"{failure.reason}; last good checkpoint: {checkpoint or 'none'}\n{failure.traceback}".removesuffix("\n"))
     _write_json(directory / FAILURE, dataclasses.asdict(failure) | {"checkpoint": checkpoint})
 
 

@@ -51,6 +51,7 @@ def train(runs: Sequence[Run], *, compile: bool | None = None, resume: bool = Fa
                     run_directory.claim(run.directory, run.config)
                 stack.enter_context(run_directory.locked(run.directory))
         training.restore() if resume else training.begin()
+        training.note("training goes on" if resume else "training begins")
         training.compile()
         stack.enter_context(settled())
         stop = stack.enter_context(interruptible())
@@ -277,9 +278,16 @@ class Training:
         for run, result in zip(self.runs, results, strict=True):
             if run.directory and result.complete:
                 run_directory.write_result(run.directory, record(run, result))
+        self.note("complete" if complete else "paused" if paused else "stopped")
         if complete:
             checkpoint.drop_others(self, {self.step})
         return results
+
+    def note(self, words: str) -> None:
+        """Write words and the step into the log of every run that has a directory and goes on."""
+        for index, run in enumerate(self.runs):
+            if run.directory and index not in self.failed:
+                run_directory.note(run.directory, f"{words} at step {self.step:,}")
 
     def _result(self, index: int, complete: bool, stopped_by: int | None, failure: Failure | None = None, *, evaluated: bool = True) -> Result:
         return Result(

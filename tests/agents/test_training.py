@@ -113,7 +113,9 @@ def test_the_result_is_machine_readable(small_run, tmp_path):
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     assert record["evaluation"]["returns"] == result.evaluation_returns and record["steps"] == 300 and record["updates"] == 250
     assert record["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0] and record["wall_seconds"] > 0
-    assert {path.name.split(".")[0] for path in (tmp_path / "run").iterdir()} == {"config", "events", "checkpoint-000000000300", "lock", "result"}
+    assert {path.name.split(".")[0] for path in (tmp_path / "run").iterdir()} == {"config", "events", "checkpoint-000000000300", "lock", "result", "run"}
+    lines = (tmp_path / "run" / "run.log").read_text().splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines] == ["training begins at step 0", "complete at step 300"]
 
 
 KILLED = """
