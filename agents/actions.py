@@ -65,10 +65,12 @@ def width(space: spaces.Space) -> int:
 
 
 def _within(space: spaces.Box) -> Take:
-    (middle, half, _), (least, most) = _range(space), _limits(space)
+    (middle, half, _), (least, most), (low, high) = _range(space), _limits(space), (space.low, space.high)
 
     def take(actions: np.ndarray) -> np.ndarray:
-        return np.clip(middle + half * np.clip(actions, least, most), space.low, space.high).astype(space.dtype)
+        # For so few numbers np.clip takes twice as long as its two halves.
+        within = np.minimum(np.maximum(actions, least), most)
+        return np.minimum(np.maximum(middle + half * within, low), high).astype(space.dtype)
 
     return take
 
