@@ -15,7 +15,7 @@ from agents.config import build, compose
 from agents.display import quiet
 from agents.training import train
 
-SAC = ["agent=sac", "env=pendulum", "agent.replay.capacity=20000", "agent.learning_starts=256"]
+SAC = ["agent=sac", "env=pendulum", "agent.replay.capacity=20000", "agent.learning_starts=1"]
 W2 = [*PPO, "env=cartpole", "num_envs=8", "agent.rollout=128", "agent.epochs=4", "agent.minibatches=4"]
 WORKLOADS = {"dqn": [*W1, "agent.learning_starts=100"], "ppo": W2, "ppo_envpool": [*W2, *POOL], "sac": SAC}
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
