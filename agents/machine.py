@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def available_memory() -> int | None:
     return None
 
 
+# Seconds within which signals are one: `timeout` sends each twice, to the process and to its group.
+AT_ONCE = 0.1
+
+
 class NotEnoughMemory(ValueError):
     """What would be allocated is more than the machine has, in one line."""
 
@@ -64,14 +69,16 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.asked = 0.0
 
     def __call__(self) -> bool:
         return self.number is not None
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self():
+        if not self():
+            self.number, self.asked = number, time.monotonic()
+        elif time.monotonic() - self.asked > AT_ONCE:
             raise Stopped(number)
-        self.number = number
 
 
 @contextlib.contextmanager

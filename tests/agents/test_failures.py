@@ -25,6 +25,7 @@ from agents.config import build, compose
 from agents.display import quiet
 from agents.environments import Environment
 from agents.evaluation import Evaluation
+from agents.machine import AT_ONCE, Stopped, interruptible
 from agents.pools import PoolEpisodes, evaluate
 from agents.population import Population
 from agents.replay import record
@@ -303,6 +304,7 @@ def test_ctrl_c_during_an_evaluation_is_heard(tmp_path, capsys, monkeypatch, tim
     monkeypatch.setattr(Population, "act_greedily", pressed)
     run = build(small_config(*WORDS, "env.id=tests.toys:Failing-v0", "agent.update_every=10"), tmp_path)
     if times == 2:
+        monkeypatch.setattr("agents.machine.AT_ONCE", 0)
         with pytest.raises(KeyboardInterrupt):
             train([run])
     else:
@@ -311,3 +313,14 @@ def test_ctrl_c_during_an_evaluation_is_heard(tmp_path, capsys, monkeypatch, tim
     said = "stopping: the evaluation at step 120 is finished first, then all is saved; asked once more it ends at once, and the checkpoint of step 80 is kept"
     assert capsys.readouterr().out.count(said) == 1
     assert [path.name for path in tmp_path.glob("*checkpoint-*")] == [f"checkpoint-{120 if times == 1 else 80:012d}"]
+
+
+def test_signals_that_come_at_once_are_one():
+    """As the command timeout sends them, to the process and to its group."""
+    with interruptible() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        time.sleep(1.5 * AT_ONCE)
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)

@@ -183,6 +183,7 @@ class Pressed:
     def train(self, tasks, stopped):
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
+            time.sleep(0.2)
         yield from ()
 
     def close(self):
