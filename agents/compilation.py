@@ -34,7 +34,7 @@ COMPILING, DAY = "compiling-", 24 * 3600
 # For two small programs, precompiling torch's headers and trying out every instruction set takes longer than it saves.
 # One thread: several would share out a run's sums, in an order that depends on how many there are.
 # Operations stay in their order: moved next to their readers, sums over the same pairs get far apart and loops of their own.
-# All temporaries lie in planned pools, since making tensors one by one takes a fifth of a small update.
+# All temporaries lie in planned pools, since making tensors one by one takes a seventh of a small update.
 OPTIONS = {
     "cpp.threads": 1,
     "aot_inductor.precompile_headers": False,

@@ -186,3 +186,14 @@ def test_a_loss_whose_numbers_runs_share_compiles():
         warnings.filterwarnings("error", message="compiling")  # Else it would go on eagerly.
         program = bind(lambda e: pseudo_huber(e, 0.7), (error,), donate=False, compile=True, name="pseudo_huber", say=lambda line: None)
     torch.testing.assert_close(program.run()[0], 0.7**2 * ((1 + (error / 0.7) ** 2).sqrt() - 1))
+
+
+def test_rounding_is_told_from_another_program():
+    """Sums in float32 and in float64 are the same program's; a term that was left out is another's, also where it is small next to the rest."""
+    terms = torch.randn(64, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact, rounded = terms.sum(1).float(), terms.float().flip(1).cumsum(1)[:, -1]
+    assert not torch.equal(exact, rounded) and compilation._equal_but_for_rounding(exact, rounded)
+    assert not compilation._equal_but_for_rounding(exact, terms[:, 1:].sum(1).float())
+    assert not compilation._equal_but_for_rounding(torch.tensor([1, 2]), torch.tensor([1, 3]))
+    assert compilation._equal_but_for_rounding(torch.tensor([torch.nan, torch.inf]), torch.tensor([torch.nan, torch.inf]))
+    assert not compilation._equal_but_for_rounding(torch.tensor([torch.inf, 1.0]), torch.tensor([torch.inf, 2.0]))
