@@ -6,7 +6,7 @@ A pool takes a seed for each environment once, not for each episode. So where an
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import gymnasium
@@ -71,48 +71,45 @@ class Pools:
     def restart(self, chosen: np.ndarray | None = None) -> None:
         """Start new episodes in the chosen environments, bool [runs × environments], None for all."""
         for pool, inside, places in self._of(chosen):
-            with self._raising(places):
+            try:
                 first = pool.reset(inside)
-                self.observation[places] = first[:, None] if self.stacked else first
+            except Exception as error:  # Somebody else's code raises anything.
+                self._raise(places, error)
+                continue
+            self.observation[places] = first[:, None] if self.stacked else first
 
     def freeze(self, run: int) -> None:
         """Never step or restart this run's environments any more."""
         self.going = np.ones(len(self.observation), bool) if self.going is None else self.going
         self.going[run * self.width : (run + 1) * self.width] = False
 
-    @contextlib.contextmanager
-    def _raising(self, places: np.ndarray | slice) -> Iterator[None]:
-        """Where a pool raises, freeze the runs with environments in it, which nobody can tell apart, and keep the exception."""
-        try:
-            yield
-        except Exception as error:  # Somebody else's code raises anything.
-            for run in np.unique(np.arange(len(self.observation))[places] // self.width).tolist():
-                self.raised[run] = error
-                self.freeze(run)
+    def _raise(self, places: np.ndarray | slice, error: Exception) -> None:
+        """Where a pool raised, freeze the runs with environments in it, which nobody can tell apart, and keep the exception."""
+        for run in np.unique(np.arange(len(self.observation))[places] // self.width).tolist():
+            self.raised[run] = error
+            self.freeze(run)
 
     def step(self, actions: np.ndarray, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Step the chosen environments, bool [runs × environments], None for all: rewards, terminated and truncated, 0 for the others."""
         count = len(self.observation)
         reward, terminated, truncated = np.zeros(count, np.float32), np.zeros(count, bool), np.zeros(count, bool)
         for pool, inside, places in self._of(chosen):
-            with self._raising(places):
+            try:
                 frame, reward[places], terminated[places], truncated[places] = pool.step(self.take(actions[places]), inside)
-                if self.stacked:
-                    self.observation[places] = np.concatenate([self.observation[places, 1:], frame[:, None]], 1)
-                else:
-                    self.observation[places] = frame
+            except Exception as error:  # As above.
+                self._raise(places, error)
+                continue
+            self.observation[places] = np.concatenate([self.observation[places, 1:], frame[:, None]], 1) if self.stacked else frame
         return reward, terminated, truncated
 
-    def _of(self, chosen: np.ndarray | None) -> Iterator[tuple[Pool, np.ndarray, np.ndarray | slice]]:
+    def _of(self, chosen: np.ndarray | None) -> Sequence[tuple[Pool, np.ndarray, np.ndarray | slice]]:
         """Each pool with chosen environments that aren't frozen: their places in the pool, and among all."""
         if self.going is not None:
             chosen = self.going if chosen is None else self.going & chosen
         if chosen is None:
-            yield from self._all
-            return
-        for pool, places in zip(self.pools, self.places, strict=True):
-            if len(inside := np.flatnonzero(chosen[places])):
-                yield pool, inside, places[inside]
+            return self._all
+        inside = [np.flatnonzero(chosen[places]).astype(np.int32) for places in self.places]
+        return [(pool, some, places[some]) for pool, places, some in zip(self.pools, self.places, inside, strict=True) if len(some)]
 
     def close(self) -> None:
         """Free all environments."""
@@ -128,11 +125,15 @@ class PoolEpisodes:
         shape = observation.shape[:2]
         self.pools = Pools(kind, environments, [[EpisodeSeeds(seed, "episodes", number)[0] for number in range(shape[1])] for seed in seeds], observation)
         self.observation, self.records = observation, np.zeros(shape, layout)
-        self.whole = "next_observation" in layout.names  # Else records hold the newest of stacked frames alone.
         self.words = self.records.view(np.int32).reshape(*shape, -1)
-        self.returns, self.lengths, self.over = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
+        self.returns, self.begun, self.over = np.zeros(shape).reshape(-1), np.zeros(self.records.size, np.int64), None
         self.actions, self.taken = np.zeros((1024, *shape, *layout["action"].shape), layout["action"].base), 0
         self.raised, self.freeze = self.pools.raised, self.pools.freeze
+        # Views made once: making one costs as much as a small copy.
+        self._action, self._probability, self._before = (self.records[name] for name in ("action", "probability", "observation"))
+        self._reward, self._terminated, self._truncated = (self.records.reshape(-1)[name] for name in ("reward", "terminated", "truncated"))
+        whole = "next_observation" in layout.names  # Else records hold the newest of stacked frames alone.
+        self._current, self._next = (observation, self.records["next_observation"]) if whole else (observation[:, :, -1], None)
 
     def begin(self) -> None:
         """Start the first episode everywhere."""
@@ -140,42 +141,41 @@ class PoolEpisodes:
 
     def step(self, actions: np.ndarray, probabilities: np.ndarray) -> list[Ended]:
         """Take actions [runs, environments, …], as they are stored, chosen with these probabilities; returns the episodes that ended."""
-        records, shape = self.records, self.records.shape
-        records["action"], records["probability"] = actions, probabilities
-        records["observation"] = self.observation if self.whole else self.observation[:, :, -1]
         if self.taken == len(self.actions):
             self.actions = np.concatenate([self.actions, np.zeros_like(self.actions)])
-        self.actions[self.taken] = records["action"]
-        taken = self.pools.step(self._each(self.actions[self.taken]))
+        self.actions[self.taken] = self._action[...] = actions
+        self._probability[...], self._before[...] = probabilities, self._current
+        reward, terminated, truncated = self.pools.step(self._each(self.actions[self.taken]))
         self.taken += 1
-        for name, field in zip(("reward", "terminated", "truncated"), taken, strict=True):
-            records[name] = field.reshape(shape)
-        if self.whole:
-            records["next_observation"] = self.observation
-        self.over = (records["terminated"] != 0) | (records["truncated"] != 0)
-        self.returns += records["reward"]
-        self.lengths += 1
-        return [Ended(run, place, self.returns[run, place].item(), self.lengths[run, place].item()) for run, place in np.argwhere(self.over).tolist()]
+        self._reward[...], self._terminated[...], self._truncated[...] = reward, terminated, truncated
+        if self._next is not None:
+            self._next[...] = self.observation
+        self.returns += reward
+        over = terminated | truncated
+        self.over = over if np.count_nonzero(over) else None
+        return [] if self.over is None else [self._ended(place) for place in np.flatnonzero(over).tolist()]
+
+    def _ended(self, place: int) -> Ended:
+        return Ended(*divmod(place, self.records.shape[1]), self.returns[place].item(), self.taken - self.begun[place].item())
 
     def advance(self) -> None:
         """Move on to the first observation of a new episode where one ended."""
-        if self.over.any():
-            self.pools.restart(self.over.reshape(-1))
-            self.returns[self.over], self.lengths[self.over] = 0.0, 0
+        if self.over is not None:
+            self.pools.restart(self.over)
+            self.returns[self.over], self.begun[self.over] = 0.0, self.taken
 
     def saved(self, run: int) -> tuple[dict[str, torch.Tensor], Any]:
         """What brings one run's environments back: tensors, and the rest as JSON has it."""
-        actions = self.actions[: self.taken, run]
-        return {"actions": torch.from_numpy(actions.copy())}, {"returns": self.returns[run].tolist(), "lengths": self.lengths[run].tolist()}
+        actions, mine = self.actions[: self.taken, run], self._of(run)
+        return {"actions": torch.from_numpy(actions.copy())}, {"returns": self.returns[mine].tolist(), "lengths": (self.taken - self.begun[mine]).tolist()}
 
     def resume(self, run: int, tensors: dict[str, torch.Tensor], rest: Any, observation: np.ndarray) -> None:
         """Bring one run's environments back to where they were by repeating all of its actions; raises UnrepeatableError if they don't repeat themselves."""
         actions = tensors["actions"].numpy()
         if self.taken != len(actions):
             self.taken, self.actions = len(actions), np.zeros((max(len(actions), 1), *self.actions.shape[1:]), self.actions.dtype)
-        mine = np.zeros(self.records.shape, bool)
-        mine[run] = True
-        mine, returns = mine.reshape(-1), np.zeros(self.records.size)
+        mine, returns = np.zeros(self.records.size, bool), np.zeros(self.records.size)
+        mine[self._of(run)] = True
         self.pools.restart(mine)
         for kept, action in zip(self.actions[: self.taken], actions, strict=True):
             kept[run] = action
@@ -187,7 +187,12 @@ class PoolEpisodes:
         if run in self.raised:
             return
         check_repeated(returns[mine].tolist() == rest["returns"] and np.array_equal(self.observation[run], observation))
-        self.returns[run], self.lengths[run] = returns[mine], rest["lengths"]
+        self.returns[mine], self.begun[mine] = returns[mine], self.taken - np.array(rest["lengths"])
+
+    def _of(self, run: int) -> slice:
+        """The places of one run's environments among all."""
+        width = self.records.shape[1]
+        return slice(run * width, (run + 1) * width)
 
     @staticmethod
     def _each(actions: np.ndarray) -> np.ndarray:
