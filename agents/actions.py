@@ -36,6 +36,8 @@ def taking(space: spaces.Space) -> Take:
         return _within(space)
     if isinstance(space, spaces.MultiBinary):
         return lambda actions: actions.astype(space.dtype)
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return lambda actions: actions
     return lambda actions: actions + space.start
 
 

@@ -39,7 +39,7 @@ from rlloss import (
     total,
 )
 from rlloss.checks import in_range
-from rlloss.numbers import like, once
+from rlloss.numbers import like, mean, once, variance
 from rlloss.returns import Trajectory
 from rlloss.value_losses import ScalarHead
 
@@ -230,7 +230,7 @@ class ActorCritic:
         target, before = value_loss.of_return(returns), once(state.outputs[chosen]) if self.clip_values else None
         policy_loss = self.policy_loss.narrowed(self.clip_schedule(progress)) if self.clips else self.policy_loss
         if self.normalize_advantages:
-            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+            advantage = (advantage - once(mean(advantage))) / (once(variance(advantage)).sqrt() + 1e-8)
 
         def objective(parameters: Parameters) -> tuple[Tensor, tuple[dict[str, Tensor], Tensor, Tensor]]:
             actor, critic, _ = nets.features(parameters, encoded, remembered, ended)
@@ -245,9 +245,9 @@ class ActorCritic:
 
         gradient, (loss, (terms, outputs, log_probability, entropy)) = torch.func.grad_and_value(objective, has_aux=True)(state.parameters)
         metrics = {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": loss}
-        metrics |= {"policy/entropy": entropy.mean()} | self._told(value_loss, outputs, target, log_probability - behaviour)
+        metrics |= {"policy/entropy": mean(entropy)} | self._told(value_loss, outputs, target, log_probability - behaviour)
         if hasattr(policy_loss, "beyond"):
-            metrics["policy/clip_fraction"] = policy_loss.beyond(log_probability - behaviour).float().mean()
+            metrics["policy/clip_fraction"] = mean(policy_loss.beyond(log_probability - behaviour).float())
         gradient, metrics["gradient/norm"] = clip_by_global_norm(gradient, self.max_gradient_norm)
         stopped, learned = state.stopped, self.optimizer.step(state.parameters, gradient, state.optimizer, progress)
         if self.stops:
@@ -270,8 +270,8 @@ class ActorCritic:
         metrics = {"td_error": value - expected, "value": value}
         if hasattr(value_loss, "linear_zone"):
             metrics["linear_zone"] = value_loss.linear_zone(outputs, target)
-        metrics["policy/kl"] = (log_ratio.exp() - 1 - log_ratio).mean()
-        unexplained = (value - expected).var(correction=0) / expected.var(correction=0).clamp(min=1e-12)
+        metrics["policy/kl"] = mean(log_ratio.exp() - 1 - log_ratio)
+        unexplained = variance(value - expected) / variance(expected).clamp(min=1e-12)
         return metrics | {"value/explained_variance": 1 - unexplained}
 
     def schedules(self, progress: Tensor) -> dict[str, float]:

@@ -46,7 +46,7 @@ OPTIONS = {
 
 
 class Program(NamedTuple):
-    """A function bound to its tensors: `run()` gives flat outputs, `result(outputs)` their tree."""
+    """A function bound to its tensors: `run()` gives flat outputs, which the next run may write over, `result(outputs)` their tree."""
 
     run: Callable[[], list[Tensor]]
     result: Callable[[list[Tensor]], Any]
@@ -133,6 +133,14 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, 
         with recorder:
             outputs = flat(*recorder.inputs)
         recorder.outputs(outputs)
+        # Outputs go into fixed tensors: making them anew at every call costs half a microsecond each.
+        kept, used = [output.new_empty(leaves[0].shape[0], *output.shape[1:]) for output in outputs], sorted(recorder.used)
+
+        def into(*leaves: Tensor) -> list[Tensor]:
+            for place, output in zip(leaves[: len(kept)], flat(*leaves[len(kept) :]), strict=True):
+                place.copy_(output)
+            return []
+
         package = cache_directory() / f"{recorder.key(Path(__file__).read_bytes() + Path(substitutions.__file__).read_bytes())}.pt2"
         if not package.exists():
             with FileLock(package.with_suffix(".lock")):  # Another process may be at it.
@@ -140,9 +148,16 @@ def _compiled(flat: Callable, leaves: list[Tensor], donated: int, stacked: int, 
                     say(f"compiling {name} ({recorder.operations} operations), once for this structure …")
                     started = time.perf_counter()
                     with _quiet():
-                        _compile(flat, trial, stacked, sorted(recorder.used), package)
+                        places = [*range(len(kept)), *(len(kept) + index for index in used)]
+                        _compile(into, [*(torch.zeros_like(output) for output in outputs), *trial], len(kept) + stacked, places, package)
                     say(f"compiled {name} in {time.perf_counter() - started:.1f} s, kept in {package.parent}")
-        return functools.partial(_load(package).run, [leaves[index] for index in sorted(recorder.used)])
+        loader, inputs = _load(package), [*kept, *(leaves[index] for index in used)]
+
+        def run() -> list[Tensor]:
+            loader.run(inputs)
+            return kept
+
+        return run
     except Exception as error:  # Whatever the compiler's trouble is, training can go on without it.
         warnings.warn(f"{_reason(name, error)}; training goes on without compiling, several times slower, as with compile=false", stacklevel=2)
         return None

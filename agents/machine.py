@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,29 @@ def raise_malloc_thresholds() -> None:
 def cores() -> int:
     """The number of processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_ids() -> set[int]:
+    """The threads of this process; empty where the system doesn't tell."""
+    with contextlib.suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/task")}
+    return set()
+
+
+def step_aside(threads: Iterable[int]) -> None:
+    """Let threads of this process run only while nobody else wants their core; does nothing where that can't be said.
+
+    There may be no way back, and they may then wait for a second to end.
+    """
+    for thread in threads:
+        with contextlib.suppress(OSError, AttributeError):
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+
+
+def give_way() -> None:
+    """Let other threads that wait for this core go first."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
 
 
 def available_memory() -> int | None:

@@ -116,11 +116,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, along_batch: bool = False) -
         x: [batch, inputs].
         weight: [outputs, inputs]; [inputs, outputs] where the layer `widens` few inputs, so that its sums run along outputs.
         bias: [outputs].
-        along_batch: keep neighbours in the batch side by side in memory, not neighbours among outputs; narrow layers don't.
+        along_batch: keep neighbours in the batch side by side in memory, not neighbours among outputs.
     """
     inputs, outputs = x.shape[1], bias.shape[0]
     if widens(inputs, outputs):
         return (x[:, :, None] * weight).sum(1) + bias
     if min(inputs, outputs) <= NARROW:
-        return torch.stack([(x * row).sum(-1) for row in weight.unbind()], -1) + bias
+        sums = [(x * row).sum(-1) for row in weight.unbind()]
+        return (torch.stack(sums) + bias[:, None]).T if along_batch else torch.stack(sums, -1) + bias
     return (weight @ x.T).T + bias if along_batch else x @ weight.T + bias

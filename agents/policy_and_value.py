@@ -110,7 +110,9 @@ class PolicyAndValue:
 
     def said(self, parameters: Parameters, moments: Moments | tuple[()], observation: Tensor, remembered: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What the policy says of actions [batch, outputs] for stored observations [batch, …], and what is remembered then."""
-        actor, _, remembered = self.features(parameters, self.encoded(moments, observation), remembered)
+        encoded = self.encoded(moments, observation)
+        # The critic's network is left alone where it can be: what it reads would cost time at every call, though nothing came of it.
+        actor, remembered = self.features(parameters, encoded, remembered)[::2] if self.remembers else (self.network(part("actor.", parameters), encoded), None)
         return self.of_actions(parameters, actor, self.allowed(observation)), remembered
 
     def outputs(self, parameters: Parameters, read: Tensor) -> Tensor:

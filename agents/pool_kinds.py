@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from agents.environments import Environment
-from agents.machine import cores
+from agents.machine import cores, give_way, step_aside, thread_ids
 
 # What an id of ale-py's says.
 REGISTERED = ("game", "frameskip", "repeat_action_probability", "full_action_space", "max_num_frames_per_episode")
@@ -33,14 +33,19 @@ class EnvPool:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Its spaces are rounded to float32, which nobody asked about.
                 # Its own number of threads is that of the machine's cores, of which this process may have fewer.
-                arguments = {"num_threads": cores()} | environment.arguments
+                arguments, before = {"num_threads": cores()} | environment.arguments, thread_ids()
                 self.made: Any = envpool.make(environment.id, env_type="gymnasium", num_envs=len(seeds), seed=list(seeds), **arguments)
+                self._ahead = sorted(thread_ids() - before)[: -arguments["num_threads"]]
                 self.spaces, self.max_steps = (self.made.observation_space, self.made.action_space), self.made.spec.config.max_episode_steps
                 names = [name.split(":")[0] for name in self.made._state_keys]
                 self._seen = operator.itemgetter(*(names.index(name) for name in ("obs", "reward", "done", "trunc", "elapsed_step")))
                 self._action_type = self.made._spec._action_spec[-1][0]
         except Exception as error:  # Constructors raise anything; a person wants one line of it.
             raise ValueError(f"EnvPool can't make {environment.id}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+    def settle(self) -> None:
+        """Its thread that makes buffers ahead, started before those that step, steps aside: woken at every step, it would take turns with them."""
+        step_aside(self._ahead)
 
     # Its own `step` and `reset` are these calls, in a layer of Python that takes as long as they do.
 
@@ -52,10 +57,13 @@ class EnvPool:
     def step(self, actions: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations, rewards, terminated and truncated, [places, …] each."""
         self.made._send([places, places, actions.astype(self._action_type, order="C", copy=False)])
-        observation, reward, over, truncated, age = self._seen(self.made._recv())
-        terminated = over & ~truncated
-        # Not all of its environments cut their episodes: CliffWalking doesn't.
-        return observation, reward, terminated, truncated | (age >= self.max_steps) & ~terminated
+        give_way()  # Else `_recv` would first wait in vain, since it spins.
+        observation, reward, over, cut, age = self._seen(self.made._recv())
+        late = age >= self.max_steps  # Not all of its environments cut their episodes: CliffWalking doesn't.
+        if not np.count_nonzero(over | late):
+            return observation, reward, over, late
+        terminated = over & ~cut
+        return observation, reward, terminated, cut | late & ~terminated
 
     def close(self) -> None:
         """Free the environments."""
@@ -88,6 +96,9 @@ class Atari:
         several = self.made.single_observation_space
         self.spaces = gymnasium.spaces.Box(several.low[0], several.high[0], dtype=several.dtype), self.made.single_action_space
         self.seeds, self.first = np.array(seeds), None
+
+    def settle(self) -> None:
+        """Nothing to do."""
 
     def reset(self, places: np.ndarray) -> np.ndarray:
         """The first observations [places, …] of new episodes at some places, at first at all of them."""

@@ -30,8 +30,11 @@ class Pool(Protocol):
     def __init__(self, environment: Environment, seeds: Sequence[int]) -> None:
         """Make as many environments as there are seeds; raises ValueError in one line where that fails."""
 
+    def settle(self) -> None:
+        """Get ready for many steps, called once before them."""
+
     def reset(self, places: np.ndarray) -> np.ndarray:
-        """The first observations [places, …] of new episodes at some places."""
+        """The first observations [places, …] of new episodes at some places, int32."""
 
     def step(self, actions: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations (the true last ones where an episode ended), rewards, terminated and truncated, [places, …] each, for actions int32 [places]."""
@@ -92,15 +95,19 @@ class Pools:
     def step(self, actions: np.ndarray, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Step the chosen environments, bool [runs × environments], None for all: rewards, terminated and truncated, 0 for the others."""
         count = len(self.observation)
-        reward, terminated, truncated = np.zeros(count, np.float32), np.zeros(count, bool), np.zeros(count, bool)
+        outcome = np.zeros(count, np.float32), np.zeros(count, bool), np.zeros(count, bool)
         for pool, inside, places in self._of(chosen):
             try:
-                frame, reward[places], terminated[places], truncated[places] = pool.step(self.take(actions[places]), inside)
+                frame, *told = pool.step(self.take(actions[places]), inside)
             except Exception as error:  # As above.
                 self._raise(places, error)
                 continue
             self.observation[places] = np.concatenate([self.observation[places, 1:], frame[:, None]], 1) if self.stacked else frame
-        return reward, terminated, truncated
+            if len(inside) == count:
+                return tuple(told)
+            for whole, part in zip(outcome, told, strict=True):
+                whole[places] = part
+        return outcome
 
     def _of(self, chosen: np.ndarray | None) -> Sequence[tuple[Pool, np.ndarray, np.ndarray | slice]]:
         """Each pool with chosen environments that aren't frozen: their places in the pool, and among all."""
@@ -124,6 +131,8 @@ class PoolEpisodes:
     def __init__(self, kind: type[Pool], environments: Sequence[Environment], seeds: Sequence[int], observation: np.ndarray, layout: np.dtype) -> None:
         shape = observation.shape[:2]
         self.pools = Pools(kind, environments, [[EpisodeSeeds(seed, "episodes", number)[0] for number in range(shape[1])] for seed in seeds], observation)
+        for pool in self.pools.pools:
+            pool.settle()
         self.observation, self.records = observation, np.zeros(shape, layout)
         self.words = self.records.view(np.int32).reshape(*shape, -1)
         self.returns, self.begun, self.over = np.zeros(shape).reshape(-1), np.zeros(self.records.size, np.int64), None

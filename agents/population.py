@@ -65,7 +65,10 @@ class Population:
         self.draws = torch.zeros(self.runs, plan.update_uniforms, dtype=torch.float64)
         self.added, self.progress, self.explore = torch.zeros((), dtype=torch.float64), torch.zeros(()), torch.ones(())
         self.metrics = {}
-        self._shape = (self.runs, num_envs, *self.layout["action"].shape)  # A single eager run's program leaves out the first.
+        action = torch.from_numpy(np.zeros((self.runs, num_envs), self.layout["action"]))
+        # What acting chose, with which probability, and what it then remembers.
+        self.chosen = (action, torch.zeros(self.runs, num_envs), *([self.remembered.clone()] if self.remembers else []))
+        self._action, self._probability, *self._then = (leaf.numpy() for leaf in self.chosen)
         self.words, self._uniforms, self._draws, self._remembered = self.memory.numpy(), self.uniforms.numpy(), self.draws.numpy(), self.remembered.numpy()
         self._added, self._progress, self._explore = self.added.numpy(), self.progress.numpy(), self.explore.numpy()
         self._compile, self._say = compile, say
@@ -76,12 +79,12 @@ class Population:
 
     @functools.cached_property
     def _act(self) -> Program:
-        def act(learner, hyperparameters, observation, uniforms, *rest):
+        def act(chosen, learner, hyperparameters, observation, uniforms, *rest):
             *remembered, progress, explore = rest
-            return self._agent(hyperparameters).act(learner, observation, uniforms, progress, explore, *remembered)
+            return self._agent(hyperparameters).act(learner, observation, uniforms, progress, explore, *remembered), ()
 
-        stacked = (self.learner, self.hyperparameters, self.observation, self.uniforms, *([self.remembered] if self.remembers else []))
-        return self._program(act, stacked, (self.progress, self.explore), donate=False, compile=self._compile)
+        stacked = (self.chosen, self.learner, self.hyperparameters, self.observation, self.uniforms, *([self.remembered] if self.remembers else []))
+        return self._program(act, stacked, (self.progress, self.explore), compile=self._compile)
 
     @functools.cached_property
     def _update(self) -> Program:
@@ -91,7 +94,7 @@ class Population:
             return (learner, faults.noted(fault, metrics, added)), metrics
 
         stacked = ((self.learner, self.faults), self.hyperparameters, self.memory, self.draws)
-        return self._program(update, stacked, (self.added, self.progress), donate=True, compile=self._compile)
+        return self._program(update, stacked, (self.added, self.progress), compile=self._compile)
 
     @functools.cached_property
     def _refresh(self) -> Program:
@@ -100,36 +103,36 @@ class Population:
 
         stacked = (self.learner, self.hyperparameters, self.memory, self.shuffle)
         # A copy of parameters, which takes no random numbers, isn't worth compiling.
-        return self._program(refresh, stacked, (self.added, self.progress), donate=True, compile=self._compile and self.shuffle.shape[1] > 0)
+        return self._program(refresh, stacked, (self.added, self.progress), compile=self._compile and self.shuffle.shape[1] > 0)
 
     def _agent(self, hyperparameters: Tensor) -> Any:
         """One run's agent from its hyperparameters in one tensor."""
         return pytree.tree_unflatten(list(hyperparameters.unbind(-1)), self._agent_structure)
 
-    def _program(self, function: Callable, stacked: tuple, shared: tuple, *, donate: bool, compile: bool) -> Program:
-        return bind(function, stacked, shared, donate=donate, compile=compile, name=function.__name__, say=self._say)
+    def _program(self, function: Callable, stacked: tuple, shared: tuple, *, compile: bool) -> Program:
+        return bind(function, stacked, shared, donate=True, compile=compile, name=function.__name__, say=self._say)
 
     def act(self, position: int, progress: float) -> tuple[np.ndarray, np.ndarray]:
-        """Actions [runs, environments, …] for what `observation` holds, exploring with the streams' numbers there, and their probabilities."""
+        """Actions [runs, environments, …] for what `observation` holds, exploring with the streams' numbers there, and their probabilities; both until the next call."""
         self._progress[...] = progress
         self._uniforms[...] = self.exploration[position]
-        action, probability, *self._then = self._act.run()
-        return action.numpy().reshape(self._shape), probability.numpy().reshape(self._shape[:2])
+        self._act.run()
+        return self._action, self._probability
 
     def act_greedily(self, progress: float) -> np.ndarray:
-        """Actions [runs, environments, …] for what `observation` holds, without exploring; forgets first where episodes have `started`."""
+        """Actions [runs, environments, …] for what `observation` holds, without exploring, until the next call; forgets first where episodes have `started`."""
         self._progress[...] = progress
         self._explore[...] = 0
         self._remembered[self.started], self.started[...] = 0, False
-        action, _, *self._then = self._act.run()
+        self._act.run()
         self._go_on()
         self._explore[...] = 1
-        return action.numpy().reshape(self._shape)
+        return self._action
 
     def _go_on(self) -> None:
         """Remember what acting left."""
         for remembered in self._then:
-            self._remembered[...] = remembered.numpy().reshape(self._remembered.shape)
+            self._remembered[...] = remembered
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:

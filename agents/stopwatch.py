@@ -19,8 +19,8 @@ class Stopwatch:
 
     def lap(self, phase: str) -> None:
         """Add the time since the clock was read last to a phase."""
-        before = self.now
-        self.seconds[phase] += self.start() - before
+        before, self.now = self.now, time.perf_counter()
+        self.seconds[phase] += self.now - before
 
     def shares(self) -> dict[str, float]:
         """Each phase's share of the time of all."""

@@ -4,6 +4,7 @@ Torch's matrix products are MKL's, which takes vectors of 512 bits on Intel's pr
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from rlloss.numbers import once
 # So many rows of a product are summed up side by side: each number of the right factor that is loaded serves all of them.
 ROWS = (8, 7, 6, 5, 4)
 VECTOR = 16
-# |x| below which tanh is summed up as a series.
-SMALL = 0.2
+# tanh x = x·P(x²)/Q(x²) for |x| ≤ FAR, with the coefficients that make its largest relative error least, 6.4·10⁻⁹; beyond, it is that of FAR.
+FAR = 8.0
+UPPER = (1.0, 0.134444982, 0.00357159902, 2.18946789e-05, 1.52304409e-08)
+LOWER = (1.0, 0.467778265, 0.026164446, 0.000341129373, 8.52245591e-07)
+# So many categories are computed one by one, each along the whole batch; along them there is too little to do.
+FEW = 8
 
 
 def library_is_slow() -> bool:
@@ -38,18 +43,60 @@ class Substitutions:
     @property
     def table(self) -> dict[Any, Callable]:
         """What is called instead of an operation; NotImplemented leaves it as it is."""
-        return {torch.ops.aten.tanh.default: self.tanh} | ({torch.ops.aten.bmm.default: self.product} if library_is_slow() else {})
+        aten = torch.ops.aten
+        few = {
+            aten._log_softmax.default: self.log_softmax,
+            aten._log_softmax_backward_data.default: self.log_softmax_backward,
+            aten.gather.default: self.gather,
+            aten.scatter_add.default: self.scatter_add,
+        }
+        return {aten.tanh.default: self.tanh} | few | ({aten.bmm.default: self.product} if library_is_slow() else {})
 
     def tanh(self, x: Tensor) -> Tensor:
-        """tanh x within 6·10⁻⁷ of it, relatively, in a third of the time.
-
-        1 − 2/(1 + e²ˣ), and x − x³/3 + 2x⁵/15 − 17x⁷/315 for |x| < 0.2, where that cancels
-        """
+        """tanh x within 4·10⁻⁷ of it, relatively, in a fifth of the time."""
         if x.dtype != torch.float32:
             return NotImplemented
+        x = torch.where(x > FAR, FAR, torch.where(x < -FAR, -FAR, x))  # clamp takes twice as many instructions, for NaN.
         square = x * x
-        series = x + x * square * (-1 / 3 + square * (2 / 15 - 17 / 315 * square))
-        return self.once(torch.where(square < SMALL * SMALL, series, 1 - 2 / (1 + (2 * x).exp())))
+        return self.once(x * _polynomial(UPPER, square) / _polynomial(LOWER, square))
+
+    def log_softmax(self, x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+        """The logarithm of few categories' softmax.
+
+        x − max x − log Σ exp(x − max x)
+        """
+        if not _few(x, dim) or half_to_float:
+            return NotImplemented
+        columns = x.unbind(dim)
+        highest = self.once(functools.reduce(torch.maximum, columns))
+        logarithm = self.once(sum((column - highest).exp() for column in columns).log())
+        return self._together([column - highest - logarithm for column in columns], dim)
+
+    def log_softmax_backward(self, gradient: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+        """Its gradient: g − softmax·Σ g."""
+        if not _few(output, dim) or dtype != output.dtype:
+            return NotImplemented
+        gradients = gradient.unbind(dim)
+        total = self.once(sum(gradients))
+        return self._together([g - column.exp() * total for g, column in zip(gradients, output.unbind(dim), strict=True)], dim)
+
+    def gather(self, x: Tensor, dim: int, index: Tensor, sparse_grad: bool = False) -> Tensor:
+        """One of few categories, told apart by comparing; others than of one in each row stay as they are."""
+        if not _one_of_few(x, dim, index):
+            return NotImplemented
+        columns = x.split(1, dim)
+        return functools.reduce(lambda chosen, place: torch.where(index == place, columns[place], chosen), range(1, len(columns)), columns[0])
+
+    def scatter_add(self, x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+        """Added to one of few categories in each row, the gradient of `gather`."""
+        if not _one_of_few(x, dim, index) or source.shape != index.shape:
+            return NotImplemented
+        added = [column + torch.where(index == place, source, 0).squeeze(dim) for place, column in enumerate(x.unbind(dim))]
+        return self._together(added, dim)
+
+    def _together(self, columns: list[Tensor], dim: int) -> Tensor:
+        """The categories in one tensor, though in memory each lies along the batch."""
+        return torch.stack(columns, 1).movedim(1, dim)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
         """The product [runs, n, m] of [runs, n, k] and [runs, k, m] as loops; others than of such rows and vectors stay as they are.
@@ -81,6 +128,19 @@ class Substitutions:
         made = once(tensor)
         self.in_memory[_storage(made)] = made
         return made
+
+
+def _few(x: Tensor, dim: int) -> bool:
+    return x.ndim > 1 and dim % x.ndim > 0 and x.shape[dim] <= FEW and x.dtype == torch.float32
+
+
+def _one_of_few(x: Tensor, dim: int, index: Tensor) -> bool:
+    return _few(x, dim) and index.shape == torch.Size(1 if place == dim % x.ndim else length for place, length in enumerate(x.shape))
+
+
+def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """Σᵢ cᵢ·xⁱ."""
+    return functools.reduce(lambda total, coefficient: total * x + coefficient, reversed(coefficients[:-1]), coefficients[-1])
 
 
 def _storage(tensor: Tensor) -> int:

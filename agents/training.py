@@ -1,6 +1,7 @@
 """The training loop: a list of runs of one structure is trained as one population."""
 
 import contextlib
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -102,6 +103,7 @@ class Training:
         """Act, step, store, sample, update, log, until the last step or that of a pause, until stopped, or until all runs have failed."""
         plan, population, episodes, watch = self.settings.plan, self.population, self.episodes, self.watch
         num_envs, total_steps = self.settings.num_envs, self.settings.total_steps
+        often = math.gcd(self.settings.log_every, self.settings.evaluation.every, self.settings.checkpoint_every)  # No multiple of theirs is missed by it.
         started = watch.start() - self.wall_seconds
         self._resumed = self._logged = (self.step, self.updates, self.wall_seconds)
         self._stopped = stopped
@@ -128,13 +130,17 @@ class Training:
                 watch.lap("update")
 
             self.wall_seconds = watch.now - started
-            self._log(ended, progress)
+            if ended or episodes.raised or self._due(often):
+                self._log(ended, progress)
+            if self.display.due(watch.now):
+                self.display.show(self._status())
             watch.lap("log")
         self.display.show(self._status())
 
     def _due(self, every: int, after: int = 0) -> int:
         """How many multiples of `every` beyond `after` the last step has passed; 0 if `every` is 0."""
-        return max(self.step // every - max(self.step - self.settings.num_envs, after) // every, 0) if every else 0
+        before = max(self.step - self.settings.num_envs, after)
+        return self.step // every - before // every if every and self.step > before else 0
 
     def _log(self, ended: Sequence[Ended], progress: float) -> None:
         if self.episodes.raised or self._due(self.settings.log_every):
@@ -147,8 +153,6 @@ class Training:
                 self.logs[episode.run].scalars(self.step, {"rollout/episode_return": episode.episode_return, "rollout/episode_length": episode.length})
         if self._due(self.settings.log_every):
             self._log_learning(progress)
-        if self.display.due(self.watch.now):
-            self.display.show(self._status())
         if self._due(self.settings.evaluation.every) and self.step < self.settings.total_steps:
             self.watch.lap("log")
             self._evaluate()

@@ -36,8 +36,8 @@ def only(scores: Tensor, allowed: Tensor | None) -> Tensor:
 
 def once(tensor: Tensor) -> Tensor:
     """The same numbers, computed once and kept: the compiler would compute them anew for each of their readers."""
-    # maximum makes a tensor of its own: taken of a view, as_strided reads from the wrong place when compiled.
-    own = torch.maximum(tensor, tensor)
+    # Either makes a tensor of its own: taken of a view, as_strided reads from the wrong place when compiled.
+    own = tensor.neg().neg() if tensor.is_floating_point() else torch.maximum(tensor, tensor)
     if own.ndim:
         return own.as_strided(own.shape, own.stride())
     # Kept twice: with the numbers of many runs side by side, the compiler would vectorise over the runs, of which there may be one.
@@ -53,6 +53,16 @@ def reduced(tensor: Tensor, reduction: Callable[[Tensor, int], Tensor]) -> Tenso
     if len(numbers) and len(numbers) % LANES == 0:
         numbers = reduction(numbers.unflatten(0, (-1, LANES)), 0)
     return reduction(numbers, 0)
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """The mean of all numbers, `reduced`."""
+    return reduced(tensor, torch.sum) / max(tensor.numel(), 1)
+
+
+def variance(tensor: Tensor) -> Tensor:
+    """The variance of all numbers, 1/n Σ (xᵢ − mean x)²."""
+    return mean((tensor - once(mean(tensor))).square())
 
 
 def leading(tensor: Tensor) -> Tensor:

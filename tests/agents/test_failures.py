@@ -219,6 +219,9 @@ class Fake:
     def __init__(self, environment, seeds):
         self.left, self.age = environment.arguments["last"], np.zeros(len(seeds), int)
 
+    def settle(self):
+        pass
+
     def reset(self, places):
         self.age[places] = 0
         return np.zeros((len(places), 1), np.float32)
