@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -110,6 +111,14 @@ class Sweep:
         print("\n".join(lines))
         return [Outcome(standing.value) for standing in self.standings]
 
+    def alone(self) -> AbstractContextManager:
+        """Within it no other process trains in the sweep's directory; raises RunDirectoryError if one does."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            return FileLock(self.directory / LOCK).acquire(blocking=False)
+        except Timeout as error:
+            raise RunDirectoryError(f"another process is training in {self.directory}") from error
+
     def train(self) -> list[Outcome]:
         """Train what is left, and say how it goes; what came of every job.
 
@@ -118,19 +127,15 @@ class Sweep:
         found = {job.directory: Outcome(standing.value, step=standing.pruned) for job, standing in zip(self.jobs, self.standings, strict=True)}
         display = SweepDisplay(Console())
         display.say(self.plan())
-        self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.directory / LOCK, blocking=False), interruptible() as stopped:
+            with interruptible() as stopped:
                 found |= self._stages(display, stopped)
         except KeyboardInterrupt:  # A second one: what isn't saved is made again.
             display.close()
             print(f"stopped; continue with: {self.command}")
             raise
-        except Timeout as error:
-            raise RunDirectoryError(f"another process is training in {self.directory}") from error
         finally:
             display.close()
-            self.backend.close()
         if failed := [(job, found[job.directory]) for job in self.jobs if found[job.directory].failure is not None]:
             display.failures(failed)
         if stopped():

@@ -1,5 +1,6 @@
 """`hydra/launcher=population`: the jobs of a sweep, those of one structure as one compiled population."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,13 +65,16 @@ class PopulationLauncher(Launcher):
 
         setup_globals()
         jobs = hydra_jobs(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
-        with env_override(self.config.hydra.job.env_set):
-            backend = locate(BACKENDS.get(self.backend, self.backend), "hydra.launcher.backend")(self.workers)
+        made = locate(BACKENDS.get(self.backend, self.backend), "hydra.launcher.backend")
+        with env_override(self.config.hydra.job.env_set), contextlib.closing(made(self.workers)) as backend:
             directory = Path(self.config.hydra.sweep.dir)
             sweep = Sweep([each.job for each in jobs], directory, size=self.size, backend=backend, command=again("rlloss-train", directory), halving=self.halving)
-            if not self.dry_run:
-                note_sweep(self.config)  # Nothing was refused.
-            outcomes = sweep.listed() if self.dry_run else self._trained(sweep, jobs)
+            if self.dry_run:
+                outcomes = sweep.listed()
+            else:
+                with sweep.alone():
+                    note_sweep(self.config)  # Nothing was refused.
+                    outcomes = self._trained(sweep, jobs)
         return [_returned(each, outcome) for each, outcome in zip(jobs, outcomes, strict=True)]
 
     def _trained(self, sweep: Any, jobs: Sequence[Any]) -> Sequence[Any]:

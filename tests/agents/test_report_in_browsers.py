@@ -91,7 +91,7 @@ def finished(tmp_path_factory):
             line = next(line for line in process.stdout if "http://" in line)
             yield re.search(r"http://[\d.:]+", line)[0]
         finally:
-            process.terminate()
+            process.kill()  # Asked to end it once didn't, and the suite waited for ever.
 
 
 def asked(address, path, body=None):

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from agents import run_directory
 from agents.config import build, compose
 from agents.display import quiet
+from agents.launch import LOCK
 from agents.machine import Stop
 from agents.processes import Processes
 from agents.sweep import Task
@@ -100,6 +102,11 @@ def test_a_sweep_is_planned_told_and_continued(rlloss_train, tmp_path):
     code, out, err = rlloss_train(*words, "seed=range(3)", "agent.discount=0.5")
     assert "seed=range(3)" in notes and (tmp_path / "sweep" / "multirun.yaml").read_text() == notes
     assert code == 2 and err == "rlloss-train: sweep/value=mse,seed=0 holds another run: it differs in agent.discount; choose another hydra.sweep.dir\n"
+
+    with FileLock(tmp_path / "sweep" / LOCK):
+        code, out, err = rlloss_train(*words, "seed=range(4)")
+    assert code == 2 and out == "" and err == "rlloss-train: another process is training in sweep\n"
+    assert (tmp_path / "sweep" / "multirun.yaml").read_text() == notes
 
 
 def test_two_runs_of_one_directory_are_refused_before_anything_starts(rlloss_train, tmp_path):
