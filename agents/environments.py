@@ -146,7 +146,7 @@ class Episodes:
         self.num_envs = observation.shape[1]
         self.seeds = [EpisodeSeeds(seed, "episodes", number) for seed in seeds for number in range(self.num_envs)]
         self.environments = [environment.make() for environment in environments for _ in range(self.num_envs)]
-        self.take = taking(self.environments[0].action_space)
+        self.take, self._type = taking(self.environments[0].action_space), self.environments[0].action_space.dtype
         self.observation, self.records = observation, np.zeros(observation.shape[:2], layout)
         self.words = self.records.view(np.int32).reshape(*self.records.shape, -1)
         self.running: list[Episode] = [None] * len(self.environments)
@@ -184,7 +184,7 @@ class Episodes:
         ended = []
         # Environments get NumPy's integers, which a Discrete space checks faster than Python's.
         actions = actions.reshape(-1, *self._action.shape[2:])
-        stored, chosen = actions.tolist(), self.take(actions)
+        stored, chosen = actions.tolist(), self.take(actions).astype(self._type, copy=False)
         for place in self.places:
             try:
                 observation, reward, terminated, truncated, _ = self.environments[place].step(chosen[place])

@@ -26,9 +26,8 @@ class Evaluation:
     max_steps: int = 27_000
 
     def __post_init__(self) -> None:
-        in_range("every", self.every, 0)
-        in_range("episodes", self.episodes, 1)
-        in_range("max_steps", self.max_steps, 1)
+        for name, low in {"every": 0, "episodes": 1, "max_steps": 1}.items():
+            in_range(name, getattr(self, name), low, whole=True)
 
 
 class Tell(Protocol):

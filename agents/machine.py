@@ -37,6 +37,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def library_threads() -> int:
+    """How many threads a library may have here: as many as OMP_NUM_THREADS says, else as there are cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else cores()
+
+
 def thread_ids() -> set[int]:
     """The threads of this process; empty where the system doesn't tell."""
     with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from agents.environments import Environment
-from agents.machine import cores, give_way, step_aside, thread_ids
+from agents.machine import give_way, library_threads, step_aside, thread_ids
 
 # What an id of ale-py's says.
 REGISTERED = ("game", "frameskip", "repeat_action_probability", "full_action_space", "max_num_frames_per_episode")
@@ -33,11 +33,13 @@ class EnvPool:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Its spaces are rounded to float32, which nobody asked about.
                 # Its own number of threads is that of the machine's cores, of which this process may have fewer.
-                arguments, before = {"num_threads": cores()} | environment.arguments, thread_ids()
+                arguments, before = {"num_threads": library_threads()} | environment.arguments, thread_ids()
                 self.made: Any = envpool.make(environment.id, env_type="gymnasium", num_envs=len(seeds), seed=list(seeds), **arguments)
                 self._ahead = sorted(thread_ids() - before)[: -arguments["num_threads"]]
                 self.spaces, self.max_steps = (self.made.observation_space, self.made.action_space), self.made.spec.config.max_episode_steps
                 names = [name.split(":")[0] for name in self.made._state_keys]
+                if names.count("obs") > 1 or self.made.spec.config.max_num_players > 1:
+                    raise ValueError("it shows several observations at once, and one is taken; use env.backend=gymnasium, if Gymnasium has such an environment")
                 self._seen = operator.itemgetter(*(names.index(name) for name in ("obs", "reward", "done", "trunc", "elapsed_step")))
                 self._action_type = self.made._spec._action_spec[-1][0]
         except Exception as error:  # Constructors raise anything; a person wants one line of it.

@@ -70,7 +70,7 @@ class Processes:
             if (worker := self._idle.pop()).process.is_alive():
                 return worker
             _end(worker, signal.SIGKILL)
-        return _started()
+        return _started(max(1, cores() // self.workers))
 
     def close(self) -> None:
         """End all workers."""
@@ -78,10 +78,10 @@ class Processes:
             _end(self._idle.pop(), signal.SIGTERM)
 
 
-def _started() -> Worker:
+def _started(threads: int) -> Worker:
     context = multiprocessing.get_context("spawn")  # A forked process can't use torch's threads.
     mine, its = context.Pipe()
-    process = context.Process(target=_work, args=(its,), daemon=False, name="rlloss worker")
+    process = context.Process(target=_work, args=(its, threads), daemon=False, name="rlloss worker")
     process.start()
     its.close()
     return Worker(process, mine)
@@ -106,8 +106,9 @@ def _death(worker: Worker) -> str:
     return f"its worker process was ended by {signal.Signals(-code).name}" if code < 0 else f"its worker process ended with code {code}"
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, threads: int) -> None:
     """A worker's life: train what comes through the pipe, until that is closed. After a signal it trains nothing more, and says so."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # The others have the rest of the cores.
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on.
     asked = training = False
 

@@ -42,7 +42,7 @@ class Run:
 
     def __post_init__(self) -> None:
         for name, low in LOWEST.items():
-            in_range(name, getattr(self, name), low, **({"high": HIGHEST[name]} if name in HIGHEST else {}))
+            in_range(name, getattr(self, name), low, whole=True, **({"high": HIGHEST[name]} if name in HIGHEST else {}))
         self.plan  # noqa: B018  # It refuses what can't be.
         if getattr(self.agent, "imitates", False) and self.environment.backend != "recorded":
             raise ValueError(f"{type(self.agent).__name__} learns from recorded actions: set env.backend=recorded and env.recording to a file of rlloss-evaluate --record")

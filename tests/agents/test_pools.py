@@ -9,6 +9,8 @@ from agents.backends import BACKENDS
 from agents.config import ConfigError, build, compose
 from agents.environments import Environment, UnrepeatableError
 from agents.evaluation import Evaluation
+from agents.machine import cores, library_threads
+from agents.pool_kinds import EnvPool
 from agents.replay import record
 from agents.training import train
 from tests.conftest import small_config
@@ -70,6 +72,14 @@ def test_episodes_are_cut_where_the_library_cuts_none():
         assert np.array_equal(episodes.observation, first) == (count % 5 == 0)
 
 
+def test_a_library_has_as_many_threads_as_is_said(monkeypatch):
+    for said, threads in {"3": 3, "0": cores(), "many": cores(), "": cores()}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert library_threads() == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert EnvPool(CARTPOLE, [0]).made.config["num_threads"] == 3
+
+
 def test_a_run_goes_on_exactly_where_it_was():
     straight, rng = made([5, 6]), np.random.default_rng(1)
     straight.begin()
@@ -129,6 +139,8 @@ def test_runs_together_are_the_runs_alone(tmp_path, compiled):
         (["env.backend=envpool", "+env.arguments.batch_size=1"], "env.arguments.batch_size can't be set with env.backend=envpool"),
         (["env.backend=envpool", "env.id=FrozenLake-v1", "env.frame_stack=2"], "frame_stack 2 needs Box observations"),
         (["env.backend=envpool", "+env.arguments.size=3"], "EnvPool can't make CartPole-v1"),
+        (["env.backend=envpool", "env.id=BabyAI-ActionObjDoor-v0"], "EnvPool can't make BabyAI-ActionObjDoor-v0: ValueError: it shows several observations at once"),
+        (["env.backend=envpool", "env.id=Chess-v1"], "EnvPool can't make Chess-v1: ValueError: it shows several observations at once"),
     ],
 )
 def test_mistakes_are_one_line(words, message):
