@@ -107,7 +107,10 @@ def _death(worker: Worker) -> str:
 
 
 def _work(pipe: Connection, threads: int) -> None:
-    """A worker's life: train what comes through the pipe, until that is closed. After a signal it trains nothing more, and says so."""
+    """A worker's life: train what comes through the pipe, until that is closed. After a signal it trains nothing more, and says so.
+
+    `threads` is how many its libraries may have.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # The others have the rest of the cores.
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on.
     asked = training = False

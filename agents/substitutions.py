@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlloss.numbers import once
+from rlloss.numbers import FEW, once
 
 # So many rows of a product are summed up side by side: each number of the right factor that is loaded serves all of them.
 ROWS = (8, 7, 6, 5, 4)
@@ -21,8 +21,6 @@ VECTOR = 16
 FAR = 8.0
 UPPER = (1.0, 0.134444982, 0.00357159902, 2.18946789e-05, 1.52304409e-08)
 LOWER = (1.0, 0.467778265, 0.026164446, 0.000341129373, 8.52245591e-07)
-# So many categories are computed one by one, each along the whole batch; along them there is too little to do.
-FEW = 8
 
 
 def library_is_slow() -> bool:

@@ -8,6 +8,9 @@ from torch import Tensor
 # Into how many parts `reduced` deals numbers out.
 LANES = 8
 
+# So many categories are told apart by comparing, each along the whole batch, which compiles into vectors; reading and adding by index does not.
+FEW = 8
+
 
 def like(tensor: Tensor, number: float | Tensor) -> Tensor:
     """A hyperparameter with the dtype and device of a tensor; raises ValueError if it would be broadcast.

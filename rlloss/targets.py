@@ -13,13 +13,10 @@ from torch import Tensor
 
 from rlloss.checks import in_range, same_shape
 from rlloss.frozen import frozen
-from rlloss.numbers import like, once, only, times
+from rlloss.numbers import FEW, like, once, only, times
 from rlloss.value_losses import ValueLoss
 
 Outputs = Callable[[], Tensor]
-
-# So many actions are told apart by comparing, which compiles into vectors; gathering and scattering by index does not.
-FEW = 8
 
 
 class Step(NamedTuple):

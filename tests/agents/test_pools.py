@@ -1,5 +1,7 @@
 """Environments that come in pools: true ends, seeds of each run's own, exact continuation, mistakes."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from agents.backends import BACKENDS
 from agents.config import ConfigError, build, compose
 from agents.environments import Environment, UnrepeatableError
 from agents.evaluation import Evaluation
-from agents.machine import cores, library_threads
+from agents.machine import cores, library_threads, thread_ids
 from agents.pool_kinds import EnvPool
 from agents.replay import record
 from agents.training import train
@@ -78,6 +80,16 @@ def test_a_library_has_as_many_threads_as_is_said(monkeypatch):
         assert library_threads() == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert EnvPool(CARTPOLE, [0]).made.config["num_threads"] == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="there are no idle threads here")
+def test_the_thread_that_only_prepares_steps_aside_and_no_other():
+    before, ordinary = thread_ids(), os.sched_getscheduler(0)
+    pool = EnvPool(Environment("CartPole-v1", {"num_threads": 2}, backend="envpool"), [0, 1])
+    made = sorted(thread_ids() - before)
+    pool.settle()
+    assert [os.sched_getscheduler(thread) for thread in made] == [os.SCHED_IDLE, ordinary, ordinary]
+    assert thread_ids() >= set(made) and os.sched_getscheduler(0) == ordinary
 
 
 def test_a_run_goes_on_exactly_where_it_was():

@@ -1,5 +1,6 @@
 """The loop: solved toys with known values, populations bitwise equal to single runs, exact continuation."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -106,6 +107,12 @@ def test_everything_asked_for_is_logged(small_run, tmp_path):
     assert [step for step, _ in lengths] == list(np.cumsum([value for _, value in lengths]))
     epsilon = {step: value for step, tag, value in found if tag == "schedule/epsilon"}
     assert epsilon[300] == pytest.approx(0.05) and epsilon[50] == pytest.approx(1 - 0.95 * (49 / 300) / 0.2, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["total_steps", "num_envs", "log_every", "checkpoint_every"])
+def test_numbers_that_count_must_be_whole(small_run, name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got 100"):
+        dataclasses.replace(small_run(), **{name: 1e2})
 
 
 def test_the_result_is_machine_readable(small_run, tmp_path):
